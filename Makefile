@@ -1,0 +1,47 @@
+# Everything runs in .venv, which the first target that needs it makes.
+PYTHON ?= python3
+BIN := .venv/bin
+SITE := _build/html
+PORT ?= 8000
+export OMP_WAIT_POLICY := passive
+export PYDEVD_DISABLE_FILE_VALIDATION := 1
+
+.PHONY: help book test serve notebooks check browser clean
+.DEFAULT_GOAL := help
+
+help:  ## list these targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+.venv/installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "This book needs Python 3.11 or newer: make PYTHON=python3.x " + "TARGET")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+# Sphinx checks links only in pages that it reads again, so it reads all; outputs are cached.
+book: .venv/installed  ## build the book, every notebook executed
+	@rm -rf $(SITE) _build/.doctrees
+	$(BIN)/jupyter-book build . -W -n --keep-going
+	@echo "The book is at $(CURDIR)/$(SITE)/index.html"
+
+test: .venv/installed  ## run the tests, and every notebook against its stored outputs
+	$(BIN)/python -m pytest -n 2 --dist loadfile --nbval
+
+serve: book  ## build the book and serve it on http://127.0.0.1:8000 (PORT=...)
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory $(SITE) $(PORT)
+
+notebooks: .venv/installed  ## execute every notebook and store its outputs
+	$(BIN)/python tools/notebooks.py
+
+check: .venv/installed  ## lint, the notebook pairs, and every link inside the book
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python tools/notebooks.py --check
+	$(BIN)/sphinx-build --version >/dev/null
+
+browser: book  ## look at every built page in headless Chromium
+	$(BIN)/python -m pytest -m browser tests
+
+clean:  ## remove what was built; the environment stays
+	rm -rf _build .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

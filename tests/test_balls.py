@@ -1,0 +1,492 @@
+"""lib.balls against optimality conditions, solvers, enumeration and exact distributions."""
+
+import itertools
+import math
+
+import cvxpy as cp
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import optimize, stats
+
+from lib.balls import L1, L2, LInf, check_box, clip, room
+
+BALLS = [LInf, L2, L1]
+EXACT = 1e-9
+each_ball = pytest.mark.parametrize("Ball", BALLS)
+each_seed = pytest.mark.parametrize("seed", [0, 1, 2])
+examples = settings(max_examples=50, deadline=None, derandomize=True, database=None)
+
+
+# Problems: values with ties, zeros, huge and tiny entries; every kind of box and radius.
+
+SHAPES = [(), (1,), (2,), (5,), (2, 1, 3)]
+numbers = st.one_of(
+    st.floats(-3, 3).map(lambda x: round(x, 6)),
+    st.sampled_from([-1.0, -0.5, -0.0, 0.0, 0.5, 1.0]),
+    st.sampled_from([-1e12, -1e-30, 1e-30, 1e12]),
+)
+bounds = st.one_of(st.floats(0.01, 2), st.sampled_from([0.0, 0.5, 1.0]))
+radii = st.one_of(st.floats(0.001, 4), st.sampled_from([0.0, 0.5, 1.0, 1e-30, 1e12]))
+
+
+def tensors(draw, entries, shape):
+    return torch.from_numpy(draw(arrays(np.float64, shape, elements=entries, fill=st.nothing())))
+
+
+@st.composite
+def vectors(draw, count=1):
+    shape = (draw(st.integers(1, 3)), *draw(st.sampled_from(SHAPES)))
+    scale = torch.tensor(draw(st.sampled_from([1.0, 1.0, 1e12, 1e-30])), dtype=torch.float64)
+    return [tensors(draw, numbers, shape) * scale for _ in range(count)]
+
+
+@st.composite
+def bound(draw, shape):
+    """None, a number, or a tensor that broadcasts to shape; entries >= 0, some of them 0."""
+    kind = draw(st.sampled_from(["none", "number", "entry", "sample", "all"]))
+    if kind == "none":
+        return None
+    if kind == "number":
+        return draw(bounds)
+    shapes = {"entry": (1, *shape[1:]), "sample": (shape[0], *[1] * (len(shape) - 1)), "all": shape}
+    return tensors(draw, bounds, shapes[kind])
+
+
+@st.composite
+def problems(draw, count=1):
+    """count tensors v of one shape, then eps, low and high."""
+    vs = draw(vectors(count))
+    eps = draw(radii) if draw(st.booleans()) else tensors(draw, radii, (len(vs[0]),))
+    low, high = draw(bound(vs[0].shape)), draw(bound(vs[0].shape))
+    return *vs, eps, None if low is None else -low, high
+
+
+# What the tests measure with, written apart from lib.
+
+
+def flat(v):
+    return v.reshape(len(v), -1)
+
+
+def dot(a, b):
+    return (flat(a) * flat(b)).sum(1)
+
+
+def size(v):
+    return flat(v).square().sum(1).sqrt()
+
+
+def largest(v):
+    return flat(v).abs().max(1).values
+
+
+def norm(Ball, v):
+    return {LInf: largest, L2: size, L1: lambda v: flat(v).abs().sum(1)}[Ball](v)
+
+
+def radius(eps, v):
+    return torch.as_tensor(eps, dtype=v.dtype).expand(len(v))
+
+
+def filled(bound, empty, v):
+    return flat(torch.as_tensor(empty if bound is None else bound, dtype=v.dtype).expand(v.shape))
+
+
+def assert_feasible(Ball, u, eps, low, high, tolerance=EXACT):
+    assert torch.isfinite(u).all()
+    assert (norm(Ball, u) <= radius(eps, u) * (1 + tolerance)).all()
+    assert (flat(u) >= filled(low, -torch.inf, u)).all()
+    assert (flat(u) <= filled(high, torch.inf, u)).all()
+
+
+def kkt_residual(Ball, c, u, eps, low, high):
+    """How far c[n, ...] is from the normal cone of the ball and the box at u, for each sample.
+
+    u is the projection of v if and only if v − u is in that cone, and u is a linear maximizer
+    for g if and only if g is. The cone: ν s + r with ν >= 0 (0 inside the ball), s a subgradient
+    of the norm (of its square's half for ℓ2), r >= 0 at high, r <= 0 at low, 0 between.
+    """
+    rows = (flat(c), flat(u), filled(low, -torch.inf, u), filled(high, torch.inf, u))
+    rule = {LInf: kkt_linf, L2: kkt_l2, L1: kkt_l1}[Ball]
+    return torch.stack([rule(*row) for row in zip(*rows, radius(eps, u), strict=True)])
+
+
+def wrong_push(c, u, low, high):
+    """The largest part of c that pushes an entry where it is still free to go."""
+    up, down = torch.where(u < high, c, 0), torch.where(u > low, -c, 0)
+    return torch.maximum(up, down).clamp(min=0).max()
+
+
+def kkt_linf(c, u, low, high, eps):
+    return wrong_push(c, u, low.clamp(min=-eps), high.clamp(max=eps))
+
+
+def kkt_l2(c, u, low, high, eps):
+    if eps == 0:  # a single point: every direction is normal
+        return u.abs().max()
+    free = (u > low) & (u < high) & (u != 0)
+    nu = c.new_zeros(())
+    if free.any() and u.norm() >= eps * (1 - EXACT):
+        nu = ((c * u)[free].sum() / u[free].square().sum()).clamp(min=0)
+    return wrong_push(c - nu * u, u, low, high)
+
+
+def kkt_l1(c, u, low, high, eps):
+    push = c * u.sign()  # ν where an entry is free, at least ν where it is at its bound
+    nonzero, free = u != 0, (u > low) & (u < high)
+    zero = c.new_zeros(1)
+    least = torch.cat([zero, push[nonzero & free], c[~nonzero & (high > 0)]])
+    least = torch.cat([least, -c[~nonzero & (low < 0)]]).max()
+    most = torch.cat([push[nonzero], zero + torch.inf]).min()
+    if u.abs().sum() < eps * (1 - EXACT):
+        most = most.clamp(max=0)
+    return (least - most).clamp(min=0)
+
+
+# Projection (slide 11).
+
+
+@each_ball
+@examples
+@given(problem=problems())
+def test_projection_is_feasible_and_satisfies_the_kkt_conditions(Ball, problem):
+    v, eps, low, high = problem
+    u = Ball(eps).project(v, low, high)
+    assert_feasible(Ball, u, eps, low, high)
+    residual = kkt_residual(Ball, v - u, u, eps, low, high)
+    assert (residual <= EXACT * largest(v)).all()
+
+
+@each_ball
+@examples
+@given(problem=problems())
+def test_projection_satisfies_the_variational_inequality(Ball, problem):
+    v, eps, low, high = problem
+    ball = Ball(eps)
+    u = ball.project(v, low, high)
+    w = ball.lmo(v - u, low, high)  # where <v − u, w> is largest over the set
+    assert (dot(v - u, w - u) <= EXACT * size(v) * (size(u) + size(w))).all()
+
+
+@each_ball
+@examples
+@given(problem=problems())
+def test_projection_is_idempotent(Ball, problem):
+    v, eps, low, high = problem
+    ball = Ball(eps)
+    u = ball.project(v, low, high)
+    assert (largest(ball.project(u, low, high) - u) <= EXACT * largest(u)).all()
+
+
+@each_ball
+@examples
+@given(problem=problems(count=2))
+def test_projection_is_nonexpansive(Ball, problem):
+    v, w, eps, low, high = problem
+    ball = Ball(eps)
+    distance = size(ball.project(v, low, high) - ball.project(w, low, high))
+    assert (distance <= size(v - w) * (1 + EXACT) + EXACT * radius(eps, v)).all()
+
+
+@each_ball
+@examples
+@given(problem=problems())
+def test_points_of_the_set_do_not_move(Ball, problem):
+    v, eps, low, high = problem
+    v = clip(v, low, high)
+    inside = norm(Ball, v) <= radius(eps, v)
+    assert torch.equal(Ball(eps).project(v, low, high)[inside], v[inside])
+
+
+def random_problem(seed, p=6):
+    """v, eps, low, high with p entries, some bounds 0, now and then no box."""
+    generator = np.random.default_rng(seed)
+    v, eps = generator.normal(size=p) * generator.choice([0.3, 1, 5]), generator.uniform(0.1, 2)
+    low, high = -generator.uniform(0, 1, p), generator.uniform(0, 1, p)
+    low[generator.integers(p)] = high[generator.integers(p)] = 0
+    kind = generator.integers(4)
+    return v, eps, None if kind == 0 else low, None if kind <= 1 else high
+
+
+def as_batch(*arrays):
+    return [None if a is None else torch.tensor(a)[None] for a in arrays]
+
+
+def solve(objective, u, Ball, eps, low, high):
+    limits = [cp.norm(u, {LInf: "inf", L2: 2, L1: 1}[Ball]) <= eps]
+    limits += [] if low is None else [u >= low]
+    limits += [] if high is None else [u <= high]
+    tight = dict.fromkeys(["tol_gap_abs", "tol_gap_rel", "tol_feas"], 1e-9)
+    problem = cp.Problem(objective, limits)
+    problem.solve(solver=cp.CLARABEL, **tight)
+    assert problem.status == cp.OPTIMAL
+    return problem.value
+
+
+@each_ball
+@pytest.mark.parametrize("seed", range(12))
+def test_projection_is_the_prox_of_the_indicator_for_every_lambda_by_a_solver(Ball, seed):
+    v, eps, low, high = random_problem(seed)
+    [ours] = Ball(eps).project(*as_batch(v, low, high)).numpy()
+    for lam in (0.1, 1, 10):
+        u = cp.Variable(len(v))
+        best = solve(cp.Minimize(cp.sum_squares(u - v) / (2 * lam)), u, Ball, eps, low, high)
+        assert ((ours - v) ** 2).sum() / (2 * lam) == pytest.approx(best, rel=1e-7, abs=1e-7)
+        np.testing.assert_allclose(ours, u.value, rtol=0, atol=1e-4)
+
+
+def test_clipping_after_the_l2_projection_is_not_the_projection_onto_ball_and_box():
+    v, low, high = as_batch([1.0, 1.0], [-0.9, -0.2], [0.1, 0.8])
+    ball = L2(0.5)
+    both = ball.project(v, low, high)
+    ball_then_box, box_then_ball = (
+        clip(ball.project(v), low, high),
+        ball.project(clip(v, low, high)),
+    )
+
+    def near(u, expected):
+        return torch.allclose(u, torch.tensor([expected], dtype=u.dtype), rtol=0, atol=1e-6)
+
+    assert near(both, [0.1, 0.489898])
+    assert near(ball_then_box, [0.1, 0.353553])
+    assert near(box_then_ball, [0.062017, 0.496139])
+    assert size(v - both) < min(size(v - ball_then_box), size(v - box_then_ball))
+
+
+@examples
+@given(problem=problems())
+def test_for_linf_clipping_to_ball_and_then_box_is_the_projection(problem):
+    v, eps, low, high = problem
+    eps = radius(eps, v).reshape(-1, *[1] * (v.dim() - 1)).expand(v.shape)
+    top = eps if high is None else torch.minimum(eps, torch.as_tensor(high, dtype=v.dtype))
+    bottom = -eps if low is None else torch.maximum(-eps, torch.as_tensor(low, dtype=v.dtype))
+    expected = torch.minimum(torch.maximum(v, bottom), top)
+    assert torch.equal(LInf(problem[1]).project(v, low, high), expected)
+
+
+# Linear maximization (slides 8, 9).
+
+
+@each_ball
+@examples
+@given(problem=problems())
+def test_lmo_is_feasible_and_satisfies_the_kkt_conditions(Ball, problem):
+    g, eps, low, high = problem
+    u = Ball(eps).lmo(g, low, high)
+    assert_feasible(Ball, u, eps, low, high)
+    assert (kkt_residual(Ball, g, u, eps, low, high) <= EXACT * largest(g)).all()
+    assert (u[g == 0] == 0).all()
+
+
+@each_ball
+@examples
+@given(problem=problems())
+def test_lmo_without_a_box_attains_eps_times_the_dual_norm(Ball, problem):
+    g, eps, *_ = problem
+    ball = Ball(eps)
+    u = ball.lmo(g)
+    expected = radius(eps, g) * ball.dual_norm(g)
+    torch.testing.assert_close(dot(g, u), expected, rtol=EXACT, atol=0)
+    if Ball is L1:
+        assert ((flat(u) != 0).sum(1) <= 1).all()
+
+
+@pytest.mark.parametrize("Ball", [LInf, L1])
+@pytest.mark.parametrize("seed", range(12))
+def test_lmo_attains_the_maximum_of_a_linear_program(Ball, seed):
+    g, eps, low, high = random_problem(seed)
+    p = len(g)
+    ours = Ball(eps).lmo(*as_batch(g, low, high)).numpy()[0]
+    up, down = (np.full(p, np.inf) if b is None else abs(b) for b in (high, low))
+    room = np.concatenate([up, down])  # u = a − b with a, b >= 0
+    if Ball is LInf:
+        best = optimize.linprog(np.concatenate([-g, g]), bounds=[(0, min(r, eps)) for r in room])
+    else:
+        total = {"A_ub": np.ones((1, 2 * p)), "b_ub": [eps]}
+        best = optimize.linprog(np.concatenate([-g, g]), bounds=[(0, r) for r in room], **total)
+    assert best.success
+    assert g @ ours == pytest.approx(-best.fun, abs=EXACT)
+
+
+@each_ball
+@pytest.mark.parametrize("seed", range(12))
+def test_lmo_attains_the_maximum_of_a_conic_solver(Ball, seed):
+    g, eps, low, high = random_problem(seed)
+    [ours] = Ball(eps).lmo(*as_batch(g, low, high)).numpy()
+    u = cp.Variable(len(g))
+    best = solve(cp.Maximize(g @ u), u, Ball, eps, low, high)
+    assert g @ ours == pytest.approx(best, rel=1e-7, abs=1e-7)
+
+
+# Norms (slides 7, 8).
+
+
+@pytest.mark.parametrize(("Ball", "Dual"), [(LInf, L1), (L2, L2), (L1, LInf)])
+@examples
+@given(pair=vectors(count=2))
+def test_norms_are_dual_in_pairs_and_satisfy_hoelder(Ball, Dual, pair):
+    g, v = pair
+    ball, dual = Ball(1.0), Dual(1.0)
+    torch.testing.assert_close(ball.norm(v), norm(Ball, v), rtol=EXACT, atol=0)
+    torch.testing.assert_close(ball.dual_norm(g), dual.norm(g), rtol=EXACT, atol=0)
+    assert (dot(g, v) <= ball.norm(v) * ball.dual_norm(g) * (1 + EXACT)).all()
+
+
+@each_seed
+def test_dual_norms_by_enumeration_of_the_extreme_points(seed):
+    p = 7
+    g = torch.randn(4, p, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    corners = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=p)), dtype=torch.float64)
+    axes = torch.cat([torch.eye(p), -torch.eye(p)]).double()
+    for Ball, points in ((LInf, corners), (L1, axes)):
+        values = g @ points.T
+        torch.testing.assert_close(Ball(1.0).dual_norm(g), values.amax(1), rtol=0, atol=EXACT)
+        torch.testing.assert_close(Ball(1.0).lmo(g), points[values.argmax(1)], rtol=0, atol=EXACT)
+    angle = torch.linspace(0, 2 * math.pi, 100_001, dtype=torch.float64)
+    circle = torch.stack([angle.cos(), angle.sin()])
+    values = (g[:, :2] @ circle).amax(1)
+    torch.testing.assert_close(L2(1.0).dual_norm(g[:, :2]), values, rtol=EXACT, atol=0)
+
+
+# Batches and types.
+
+
+@each_ball
+@examples
+@given(problem=problems())
+def test_each_sample_is_treated_alone(Ball, problem):
+    v, eps, low, high = problem
+    for method in ("project", "lmo"):
+        together = getattr(Ball(eps), method)(v, low, high)
+        for i in range(len(v)):
+            box = [
+                b[i : i + 1] if isinstance(b, torch.Tensor) and len(b) == len(v) else b
+                for b in (low, high)
+            ]
+            alone = getattr(Ball(float(radius(eps, v)[i])), method)(v[i : i + 1], *box)
+            torch.testing.assert_close(together[i : i + 1], alone, rtol=EXACT, atol=0)
+
+
+@each_ball
+@each_seed
+@pytest.mark.parametrize("scale", [1e-30, 1e-3, 1.0, 1e6])
+def test_float32_images_stay_feasible_optimal_and_float32(Ball, seed, scale):
+    generator = torch.Generator().manual_seed(seed)
+    a = torch.rand(3, 3, 16, 16, generator=generator)
+    v = torch.randn(a.shape, generator=generator) * scale
+    v[:, 0] = 0
+    v[:, 1, 0] = v[:, 1, 1]
+    given_v, low, high = v.clone(), -a, 1 - a
+    for eps in (0.0, 0.03, 3.0, torch.tensor([0.1, 1.0, 100.0])):
+        exact = Ball(eps.double() if isinstance(eps, torch.Tensor) else eps)
+        for box in ((None, None), (low, None), (low, high)):
+            u, w = Ball(eps).project(v, *box), Ball(eps).lmo(v, *box)
+            assert u.dtype == w.dtype == torch.float32
+            for point in (u, w):
+                assert_feasible(Ball, point, eps, *box, tolerance=1e-5)
+            assert (w[v == 0] == 0).all()
+            wide = [None if b is None else b.double() for b in box]
+            best = dot(v.double(), exact.lmo(v.double(), *wide))
+            assert (dot(v.double(), w.double()) >= best * (1 - 1e-5)).all()
+            nearest = exact.project(v.double(), *wide)
+            # 1e-20: below that a square is no float32.
+            assert (largest(u - nearest) <= 1e-5 * radius(eps, v) + 1e-6 * scale + 1e-20).all()
+    assert torch.equal(v, given_v)
+
+
+@each_ball
+def test_an_empty_batch_gives_an_empty_batch(Ball):
+    ball, empty = Ball(0.5), torch.zeros(0, 2, 3)
+    assert ball.norm(empty).shape == ball.dual_norm(empty).shape == (0,)
+    for result in (ball.project(empty), ball.lmo(empty, -1.0, 1.0), ball.sample((0, 2, 3))):
+        assert result.shape == (0, 2, 3)
+
+
+def test_room_and_clip_follow_the_sign_and_the_bounds():
+    v = torch.tensor([[-2.0, 0.0, 2.0]])
+    assert room(v, None, None).tolist() == [[torch.inf] * 3]
+    assert room(v, -0.25, 0.75).tolist() == [[0.25, 0.25, 0.75]]
+    assert clip(v, None, 0.5).tolist() == [[-2.0, 0.0, 0.5]]
+    assert clip(v, torch.tensor([-1.0, 0.0, 0.0]), None).tolist() == [[-1.0, 0.0, 2.0]]
+
+
+# Samples.
+
+
+@each_ball
+@each_seed
+@pytest.mark.parametrize("shape", [(4000,), (4000, 2), (4000, 5), (4000, 2, 3, 4)])
+def test_samples_fill_the_ball_uniformly_by_volume(Ball, seed, shape):
+    # Uniform in volume means that the share of the ball inside ‖v‖ is uniform in [0, 1].
+    eps = torch.linspace(0.1, 3, shape[0]) if seed == 0 else 0.3
+    v = Ball(eps).sample(shape, torch.Generator().manual_seed(seed))
+    assert v.shape == shape
+    assert_feasible(Ball, v, eps, None, None, tolerance=1e-6)
+    share = (norm(Ball, v) / radius(eps, v)) ** math.prod(shape[1:])
+    assert stats.kstest(share.numpy(), "uniform").pvalue > 1e-3
+
+
+@each_ball
+@each_seed
+def test_samples_have_the_exact_marginal_law_of_each_coordinate_in_the_plane(Ball, seed):
+    # The marginal density is the length of the ball's chord: 1, √(1 − x²) or 1 − |x|, normalized.
+    def disk(x):
+        return 0.5 + (x * np.sqrt(1 - x**2) + np.arcsin(x)) / np.pi
+
+    law = {LInf: stats.uniform(-1, 2).cdf, L2: disk, L1: stats.triang(0.5, -1, 2).cdf}[Ball]
+    v = Ball(0.3).sample((4000, 2), torch.Generator().manual_seed(seed)).numpy() / 0.3
+    for coordinate in v.T:
+        assert stats.kstest(coordinate, law).pvalue > 1e-3
+        assert stats.ks_2samp(coordinate, -coordinate).pvalue > 1e-3
+    quadrant = (v[:, 0] > 0).astype(int) + 2 * (v[:, 1] > 0)
+    assert stats.chisquare(np.bincount(quadrant)).pvalue > 1e-3
+
+
+@each_ball
+@each_seed
+def test_samples_repeat_with_the_generator_and_leave_the_global_one_alone(Ball, seed):
+    before = torch.get_rng_state()
+    first, again, other = (
+        Ball(0.3).sample((5, 3, 2), torch.Generator().manual_seed(s))
+        for s in (seed, seed, seed + 1)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# Refusals.
+
+
+@each_ball
+@pytest.mark.parametrize("eps", [-0.1, math.nan, math.inf, torch.tensor([0.1, -1e-9])])
+def test_a_radius_that_is_negative_nan_or_infinite_is_refused(Ball, eps):
+    with pytest.raises(ValueError, match="eps must be finite and >= 0"):
+        Ball(eps)
+
+
+@each_ball
+def test_radii_of_the_wrong_shape_or_number_are_refused(Ball):
+    with pytest.raises(ValueError, match=r"a number or a tensor \[n\], got shape \[2, 1\]"):
+        Ball(torch.ones(2, 1))
+    ball = Ball(torch.ones(2))
+    for call in (ball.project, ball.lmo, lambda v: ball.sample(v.shape)):
+        with pytest.raises(ValueError, match="2 radii for a batch of 3"):
+            call(torch.full((3, 4), 9.0))
+
+
+@each_ball
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(0.1, 1.0), (-1.0, -0.1), (math.nan, 1.0), (None, torch.tensor([1.0, math.nan]))],
+)
+def test_a_box_that_does_not_hold_zero_is_refused(Ball, low, high):
+    for call in (Ball(0.5).project, Ball(0.5).lmo):
+        with pytest.raises(ValueError, match="low <= 0 <= high"):
+            call(torch.ones(3, 2), low, high)
+    with pytest.raises(ValueError, match="low <= 0 <= high"):
+        check_box(low, high)
