@@ -210,7 +210,7 @@ class L1(Ball):
         order = m.argsort(1, descending=True)
         limit = _flat(room(g, low, high)).minimum(eps).masked_fill(m == 0, 0)
         limit = limit.gather(1, order)
-        spent = limit.cumsum(1) - limit
+        spent = torch.nn.functional.pad(limit.cumsum(1), (1, 0))[:, :-1]
         share = torch.minimum(limit, (eps - spent).clamp(min=0))
         return torch.zeros_like(m).scatter(1, order, share).reshape(g.shape) * g.sign()
 

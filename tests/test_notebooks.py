@@ -1,0 +1,129 @@
+"""tools/notebooks.py: pairs in step pass its check, and each way of being out of step fails it."""
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+PAGE = """---
+jupytext:
+  text_representation:
+    extension: .md
+    format_name: myst
+kernelspec:
+  display_name: Python 3
+  language: python
+  name: python3
+---
+
+# A page
+
+```{code-cell} ipython3
+print("one")
+print("two")
+```
+
+Some text.
+
+```{code-cell} ipython3
+:tags: [hide-input]
+
+1 + 1
+```
+"""
+
+
+def load():
+    spec = importlib.util.spec_from_file_location("notebooks", ROOT / "tools/notebooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+notebooks = load()
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    page = tmp_path_factory.mktemp("pair") / "05-page.md"
+    page.write_text(PAGE, encoding="utf-8")
+    notebooks.execute(page)
+    return page
+
+
+@pytest.fixture
+def pair(executed, tmp_path):
+    for suffix in (".md", ".ipynb"):
+        shutil.copy(executed.with_suffix(suffix), tmp_path)
+    return tmp_path / executed.name
+
+
+def edit(page, change):
+    """Change the stored notebook."""
+    path = page.with_suffix(".ipynb")
+    notebook = nbformat.read(path, as_version=4)
+    change(notebook)
+    nbformat.write(notebook, path)
+
+
+def test_the_committed_pairs_are_in_step():
+    run = subprocess.run(
+        [sys.executable, ROOT / "tools/notebooks.py", "--check"], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stdout
+
+
+def test_an_executed_pair_is_in_step(pair):
+    assert notebooks.differences(pair) == []
+
+
+def test_executing_again_gives_the_same_bytes(pair):
+    before = pair.with_suffix(".ipynb").read_bytes()
+    notebooks.execute(pair)
+    assert pair.with_suffix(".ipynb").read_bytes() == before
+
+
+def test_a_missing_notebook_is_a_fault(pair):
+    pair.with_suffix(".ipynb").unlink()
+    assert "missing" in notebooks.differences(pair)[0]
+
+
+def test_changed_text_in_either_twin_is_a_fault(pair):
+    pair.write_text(PAGE.replace("Some text", "Other text"), encoding="utf-8")
+    assert "text differs" in notebooks.differences(pair)[0]
+
+
+def test_changed_tags_are_a_fault(pair):
+    pair.write_text(PAGE.replace("hide-input", "remove-input"), encoding="utf-8")
+    assert "tags differ" in notebooks.differences(pair)[0]
+
+
+def test_a_deleted_last_cell_is_a_fault(pair):
+    edit(pair, lambda notebook: notebook.cells.pop())
+    assert "has 4 cells" in notebooks.differences(pair)[0]
+
+
+def test_a_cell_that_never_ran_is_a_fault(pair):
+    edit(pair, lambda notebook: notebook.cells[-1].update(execution_count=None, outputs=[]))
+    assert "not executed" in notebooks.differences(pair)[0]
+
+
+def test_a_figure_without_alt_text_is_a_fault(pair):
+    output = nbformat.v4.new_output("display_data", {"image/png": "iVBORw0KGgo="})
+    edit(pair, lambda notebook: notebook.cells[-1].outputs.append(output))
+    assert "alt text" in notebooks.differences(pair)[0]
+
+
+def test_a_stored_warning_or_error_is_a_fault(pair):
+    warning = nbformat.v4.new_output("stream", name="stderr", text="careful")
+    error = nbformat.v4.new_output("error", ename="E", evalue="", traceback=[])
+    edit(pair, lambda notebook: notebook.cells[-1].outputs.extend([warning, error]))
+    assert {"stored a warning", "stored an error"} == {
+        fault.split(": ")[1] for fault in notebooks.differences(pair)
+    }

@@ -1,0 +1,97 @@
+"""Figures: none without alt text, every color apart for the color-blind, pages start alike."""
+
+import itertools
+
+import matplotlib.colors
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+from lib import page, plots
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What reached IPython's display."""
+    calls = []
+    monkeypatch.setattr("IPython.display.display", lambda *a, **k: calls.append((a, k)))
+    return calls
+
+
+@pytest.fixture(autouse=True)
+def style():
+    page.start()
+    yield
+    plt.close("all")
+
+
+@pytest.mark.parametrize("alt", ["", "figure", "A loss curve", "   Short one.   "])
+def test_a_figure_without_a_sentence_is_refused(alt, shown):
+    with pytest.raises(ValueError, match="alt must be a sentence"):
+        plots.show(plt.figure(), alt)
+    assert not shown
+
+
+def test_a_figure_carries_its_alt_text_and_is_closed(shown):
+    plots.show(plt.figure(), "Three loss curves\n  that fall with the margin.")
+    [((data,), options)] = shown
+    assert data["image/png"].startswith(b"\x89PNG")
+    assert data["text/plain"] == "Three loss curves that fall with the margin."
+    assert options["metadata"]["image/png"]["alt"] == data["text/plain"]
+    assert not plt.get_fignums()
+
+
+def test_the_same_figure_gives_the_same_bytes(shown):
+    for _ in range(2):
+        figure, axes = plt.subplots()
+        axes.plot([0, 1], [1, 0])
+        plots.show(figure, "A straight line that falls from one to zero.")
+    assert shown[0][0][0] == shown[1][0][0]
+
+
+def lab(linear):
+    """CIE L*a*b* of a color with linear sRGB channels [3], white point D65."""
+    xyz = np.array(
+        [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    ) @ np.clip(linear, 0, 1) / [0.9505, 1, 1.089]
+    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("kind", ["protanopia", "deuteranopia"])
+def test_colors_stay_apart_for_the_color_blind(kind):
+    # Viénot, Brettel and Mollon (1999): a linear map of the linear channels.
+    confuse = {
+        "protanopia": [[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]],
+        "deuteranopia": [[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]],
+    }[kind]
+    seen = {}
+    for color in (plots.BLUE, plots.ORANGE, plots.GREEN, plots.PURPLE, plots.BLACK):
+        srgb = np.array(matplotlib.colors.to_rgb(color))
+        linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+        seen[color] = lab(np.array(confuse) @ linear)
+    for (one, x), (other, y) in itertools.combinations(seen.items(), 2):
+        assert np.linalg.norm(x - y) > 10, f"{one} and {other} look alike"
+
+
+def test_the_band_spans_the_runs():
+    _, axes = plt.subplots()
+    runs = torch.tensor([[0.0, 1.0], [2.0, 5.0], [1.0, 3.0]])
+    plots.spread(axes, [0, 1], runs, "loss")
+    assert axes.lines[0].get_ydata().tolist() == [1.0, 3.0]
+    band = axes.collections[0].get_paths()[0].vertices
+    assert {0.0, 1.0, 2.0, 5.0} <= set(band[:, 1])
+
+
+def test_a_page_starts_on_the_cpu_with_one_thread(monkeypatch):
+    monkeypatch.delenv("COURSE_DEVICE", raising=False)
+    assert page.start() == torch.device("cpu")
+    assert torch.get_num_threads() == 1
+
+
+@pytest.mark.parametrize("name", ["nonsense", "mps:99"])
+def test_a_device_that_is_absent_is_named(name, monkeypatch):
+    monkeypatch.setenv("COURSE_DEVICE", name)
+    with pytest.raises(RuntimeError, match=f"COURSE_DEVICE={name} is not at hand"):
+        page.start()

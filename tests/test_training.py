@@ -1,0 +1,333 @@
+"""lib.training: gradients against finite differences and closed forms, the loop against others."""
+
+from math import ceil
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+
+from lib import models
+from lib.data import Images
+from lib.training import accuracy, cross_entropy, erm, fit
+
+SEEDS = 0, 1, 2
+
+
+def random_images(n, shape=(1, 4, 4), classes=3, seed=0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    a = torch.rand(n, *shape, generator=generator, dtype=dtype)
+    b = torch.randint(classes, (n,), generator=generator)
+    return Images(a, b, tuple(map(str, range(classes))))
+
+
+def small_model(seed=0):
+    return models.mlp((1, 4, 4), (6,), 3, mean=0.5, std=0.3, seed=seed)
+
+
+def weights(model):
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def equal(first, second):
+    return all(torch.equal(x, y) for x, y in zip(first, second, strict=True))
+
+
+def squared(h, b):
+    return (b - h[:, 0]) ** 2
+
+
+def logistic(h, b):  # labels 0 and 1 for the slides' −1 and +1
+    return torch.nn.functional.softplus(-(2 * b - 1) * h[:, 0])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_erm_sets_the_gradient_of_the_mean_loss_by_finite_differences(seed):
+    data = random_images(5, seed=seed, dtype=torch.float64)
+    model = models.mlp((1, 4, 4), (6,), 3, activation="celu", seed=seed).double()
+    update = erm()
+    loss = update(model, data.a, data.b)
+
+    @torch.no_grad()
+    def risk():
+        log_p = torch.log_softmax(model(data.a), 1)
+        return -sum(float(log_p[i, data.b[i]]) for i in range(5)) / 5
+
+    assert float(loss) == pytest.approx(risk(), abs=1e-12)
+    step = 1e-6
+    with torch.no_grad():
+        for parameter in model.parameters():
+            flat, gradient = parameter.view(-1), parameter.grad.view(-1)
+            for i in range(len(flat)):
+                x = float(flat[i])
+                flat[i] = x + step
+                up = risk()
+                flat[i] = x - step
+                down = risk()
+                flat[i] = x
+                assert float(gradient[i]) == pytest.approx((up - down) / (2 * step), abs=1e-8)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_erm_gradient_is_the_closed_form_for_least_squares_and_logistic(seed):
+    rng = np.random.default_rng(seed)
+    a, b, x = rng.random((7, 3)), rng.integers(0, 2, 7), rng.normal(size=3)
+    model = models.linear((3,), 1, bias=False, mean=0, std=1).double()
+    with torch.no_grad():
+        model[-1].weight.copy_(torch.from_numpy(x)[None])
+    batch = torch.from_numpy(a), torch.from_numpy(b)
+
+    value = erm(squared)(model, *batch)
+    assert float(value) == pytest.approx(np.mean((b - a @ x) ** 2), abs=1e-12)
+    expected = 2 / 7 * a.T @ (a @ x - b)
+    np.testing.assert_allclose(model[-1].weight.grad[0], expected, atol=1e-12)
+
+    sign = 2 * b - 1
+    value = erm(logistic)(model, *batch)
+    assert float(value) == pytest.approx(np.mean(np.log1p(np.exp(-sign * (a @ x)))), abs=1e-12)
+    expected = -(sign / (1 + np.exp(sign * (a @ x)))) @ a / 7
+    np.testing.assert_allclose(model[-1].weight.grad[0], expected, atol=1e-12)
+
+
+def test_erm_sets_gradients_and_does_not_add_to_old_ones():
+    data, model, update = random_images(8), small_model(), erm()
+    update(model, data.a, data.b)
+    first = [p.grad.clone() for p in model.parameters()]
+    loss = update(model, data.a, data.b)
+    assert equal(first, [p.grad for p in model.parameters()])
+    assert not loss.requires_grad
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_erm_refuses_a_loss_that_is_not_one_value_a_sample(reduction):
+    data = random_images(8)
+    update = erm(torch.nn.CrossEntropyLoss(reduction=reduction))
+    with pytest.raises(ValueError, match=r"one value a sample, \[8\], got \[\].*reduction="):
+        update(small_model(), data.a, data.b)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_fit_is_the_hand_written_minibatch_adam_bit_for_bit(seed):
+    data = random_images(23, seed=seed)
+    fitted, by_hand = small_model(seed), small_model(seed)
+    fit(fitted, data, erm(), epochs=3, batch_size=5, lr=0.01, seed=seed)
+
+    order = torch.Generator().manual_seed(seed)
+    adam = torch.optim.Adam(by_hand.parameters(), lr=0.01)
+    for _ in range(3):
+        permutation = torch.randperm(23, generator=order)
+        for start in range(0, 23, 5):
+            batch = permutation[start : start + 5]
+            adam.zero_grad()
+            cross_entropy(by_hand(data.a[batch]), data.b[batch]).mean().backward()
+            adam.step()
+    assert equal(weights(fitted), weights(by_hand))
+
+
+def test_fit_takes_the_steps_of_adam_as_published():
+    """Algorithm 1 of Kingma and Ba (2015) in float64, least squares in full batches."""
+    data = random_images(12, shape=(1, 1, 3), classes=2, dtype=torch.float64)
+    model = models.linear((1, 1, 3), 1, bias=False, mean=0, std=1).double()
+    a, b = data.a.flatten(1).numpy(), data.b.numpy()
+    x, m, v = weights(model)[0].numpy()[0], np.zeros(3), np.zeros(3)
+    fit(model, data, erm(squared), epochs=50, batch_size=12, lr=0.05)
+    for t in range(1, 51):
+        g = 2 / 12 * a.T @ (a @ x - b)
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        x = x - 0.05 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+    np.testing.assert_allclose(weights(model)[0][0], x, atol=1e-10)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_fit_converges_to_the_minimizer_of_a_convex_problem_that_scipy_finds(seed):
+    """Logistic regression on labels that no line separates: one minimizer."""
+    rng = np.random.default_rng(seed)
+    a = rng.random((40, 2))
+    b = (a @ [3.0, -2.0] - 0.5 + rng.logistic(size=40) > 0).astype(np.int64)
+    data = Images(torch.from_numpy(a).view(-1, 1, 1, 2), torch.from_numpy(b), ("0", "1"))
+
+    features, sign = np.c_[a, np.ones(40)], 2 * b - 1
+
+    def risk(x):
+        margin = sign * (features @ x)
+        return np.mean(np.logaddexp(0, -margin)), -(sign / (1 + np.exp(margin))) @ features / 40
+
+    best = minimize(risk, np.zeros(3), jac=True, method="BFGS", options={"gtol": 1e-9})
+    assert best.success and np.abs(best.x).max() < 20  # attained: not separable
+    model = models.linear((1, 1, 2), 1, mean=0, std=1, seed=seed).double()
+    history = fit(model, data, erm(logistic), epochs=600, batch_size=40, lr=0.1, seed=seed)
+    found = torch.cat([p.flatten() for p in weights(model)]).numpy()
+    np.testing.assert_allclose(found, best.x, atol=1e-4)
+    assert history["loss"][-1] == pytest.approx(best.fun, abs=1e-9)
+
+
+@pytest.mark.parametrize(("n", "batch_size"), [(20, 5), (23, 5), (4, 100), (1, 1)])
+def test_each_epoch_visits_every_image_once_in_a_new_order_with_the_last_part_batch(n, batch_size):
+    a = torch.arange(n)[:, None, None, None].expand(n, 1, 4, 4) / n
+    data = Images(a.contiguous(), torch.arange(n) % 3, ("0", "1", "2"))
+    seen = []
+
+    def spy(model, a, b):
+        visited = (a[:, 0, 0, 0] * n).round().long()
+        assert torch.equal(b, visited % 3)  # labels go with their images
+        seen.append(visited.tolist())
+        return erm()(model, a, b)
+
+    fit(small_model(), data, spy, epochs=3, batch_size=batch_size)
+    per_epoch = ceil(n / batch_size)
+    assert len(seen) == 3 * per_epoch
+    assert [len(batch) for batch in seen[:per_epoch]] == [
+        min(batch_size, n - start) for start in range(0, n, batch_size)
+    ]
+    flat = [i for batch in seen for i in batch]
+    epochs = [flat[:n], flat[n : 2 * n], flat[2 * n :]]
+    assert all(sorted(epoch) == list(range(n)) for epoch in epochs)
+    assert n == 1 or len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_the_same_seed_gives_the_same_weights_whatever_the_global_generator():
+    data, results = random_images(30), []
+    for seed, global_seed in ((5, 0), (5, 1), (6, 0)):
+        torch.manual_seed(global_seed)
+        state = torch.get_rng_state()
+        model = small_model()
+        fit(model, data, erm(), epochs=2, batch_size=7, seed=seed)
+        assert torch.equal(torch.get_rng_state(), state)
+        results.append(weights(model))
+    assert equal(results[0], results[1])
+    assert not equal(results[0], results[2])
+
+
+def test_an_update_may_return_its_loss_with_the_graph_attached():
+    def update(model, a, b):
+        loss = cross_entropy(model(a), b).mean()
+        model.zero_grad()
+        loss.backward()
+        return loss
+
+    models_ = small_model(), small_model()
+    histories = [
+        fit(model, random_images(10), u, epochs=2, batch_size=5)
+        for model, u in zip(models_, (update, erm()), strict=True)
+    ]
+    assert histories[0] == histories[1] and equal(*map(weights, models_))
+
+
+class WithBatchNorm(torch.nn.Sequential):
+    def __init__(self):
+        super().__init__(torch.nn.BatchNorm2d(1), torch.nn.Flatten(), torch.nn.Linear(16, 3))
+
+
+def test_updates_run_in_training_mode_and_the_model_is_left_in_evaluation_mode():
+    model, modes = WithBatchNorm().eval(), []
+
+    def spy(model, a, b):
+        modes.append(model.training)
+        return erm()(model, a, b)
+
+    fit(model, random_images(10), spy, epochs=2, batch_size=5)
+    assert modes == [True] * 4
+    assert not any(module.training for module in model.modules())
+    # Batch norm counts the batches that it saw in training mode: the updates' and no others.
+    assert int(model[0].num_batches_tracked) == 4
+
+
+def test_an_update_that_fails_leaves_the_model_in_evaluation_mode():
+    model = small_model()
+
+    def fails(model, a, b):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, random_images(10), fails, epochs=1)
+    assert not model.training
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_or_gradient_that_is_not_finite_stops_before_its_step(where, value):
+    model, after = small_model(), []
+
+    def breaks(model, a, b):
+        after.append(weights(model))
+        loss = erm()(model, a, b)
+        if len(after) == 3:
+            if where == "loss":
+                return loss * value
+            next(model.parameters()).grad[0, 0] = value
+        return loss
+
+    with pytest.raises(FloatingPointError, match=r"in epoch 2: try a smaller lr than 0.1"):
+        fit(model, random_images(10), breaks, epochs=3, batch_size=5, lr=0.1)
+    assert len(after) == 3
+    assert equal(weights(model), after[-1])
+    assert not equal(after[1], after[2])
+    assert not model.training
+
+
+def test_history_holds_the_mean_loss_over_images_and_the_accuracy_after_each_epoch():
+    data, losses = random_images(12), iter([1.0, 2.0, 6.0] * 2)
+
+    def update(model, a, b):
+        erm()(model, a, b)
+        return torch.tensor(next(losses))
+
+    model = small_model()
+    history = fit(model, data, update, epochs=2, batch_size=5, lr=0.05)
+    assert history["loss"] == [pytest.approx((5 * 1 + 5 * 2 + 2 * 6) / 12)] * 2
+    with torch.no_grad():
+        h = model(data.a).numpy()
+    assert history["accuracy"][-1] == pytest.approx(np.mean(h.argmax(1) == data.b.numpy()))
+    assert len(history["accuracy"]) == 2
+
+
+def test_accuracy_counts_right_predictions_in_batches_of_any_size():
+    data = random_images(11)
+    model = small_model().train()
+    with torch.no_grad():
+        expected = np.mean(model(data.a).numpy().argmax(1) == data.b.numpy())
+    for batch_size in (1, 4, 11, 100):
+        assert accuracy(model, data, batch_size=batch_size) == pytest.approx(expected)
+    assert not model.training
+
+
+def test_a_single_logit_predicts_one_where_it_is_positive():
+    model = models.linear((1, 1, 1), 1, mean=0.5, std=1)
+    with torch.no_grad():
+        model[-1].weight.fill_(2.0)
+        model[-1].bias.zero_()
+    a = torch.tensor([0.1, 0.4, 0.6, 0.9]).view(4, 1, 1, 1)
+    assert accuracy(model, Images(a, torch.tensor([0, 1, 1, 1]), ("0", "1"))) == 0.75
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": 0}, "epochs must be >= 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be >= 1, got 0"),
+        ({"lr": -0.1}, "lr must be finite and > 0, got -0.1"),
+        ({"lr": 0.0}, "lr must be"),
+        ({"lr": float("nan")}, "lr must be"),
+        ({"lr": float("inf")}, "lr must be"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_changes(settings, message):
+    model = small_model()
+    before = weights(model)
+    with pytest.raises(ValueError, match=message):
+        fit(model, random_images(10), erm(), **{"epochs": 1, **settings})
+    assert equal(weights(model), before)
+
+
+def test_no_images_are_refused():
+    with pytest.raises(ValueError, match="images must be >= 1, got 0"):
+        fit(small_model(), random_images(10)[:0], erm(), epochs=1)
+
+
+def test_the_bar_is_shown_on_request_and_otherwise_only_on_a_terminal(capsys):
+    for progress, shown in ((None, False), (False, False), (True, True)):
+        fit(small_model(), random_images(10), erm(), epochs=2, progress=progress)
+        captured = capsys.readouterr()
+        assert ("epoch" in captured.err and "loss=" in captured.err) == shown
+        assert bool(captured.err) == shown
+        assert captured.out == ""
