@@ -7,7 +7,7 @@ import cvxpy as cp
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import optimize, stats
@@ -18,7 +18,13 @@ BALLS = [LInf, L2, L1]
 EXACT = 1e-9
 each_ball = pytest.mark.parametrize("Ball", BALLS)
 each_seed = pytest.mark.parametrize("seed", [0, 1, 2])
-examples = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+examples = settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 
 
 # Problems: values with ties, zeros, huge and tiny entries; every kind of box and radius.
@@ -27,10 +33,12 @@ SHAPES = [(), (1,), (2,), (5,), (2, 1, 3)]
 numbers = st.one_of(
     st.floats(-3, 3).map(lambda x: round(x, 6)),
     st.sampled_from([-1.0, -0.5, -0.0, 0.0, 0.5, 1.0]),
-    st.sampled_from([-1e12, -1e-30, 1e-30, 1e12]),
 )
+wild_numbers = st.one_of(numbers, st.sampled_from([-1e12, -1e-30, 1e-30, 1e12]))
 bounds = st.one_of(st.floats(0.01, 2), st.sampled_from([0.0, 0.5, 1.0]))
-radii = st.one_of(st.floats(0.001, 4), st.sampled_from([0.0, 0.5, 1.0, 1e-30, 1e12]))
+radii = st.one_of(st.floats(0.1, 3), st.sampled_from([0.5, 1.0]))
+wild_radii = st.sampled_from([0.0, 1.0, 1e-30, 1e-3, 1e12])
+seldom = st.sampled_from([False, False, True])
 
 
 def tensors(draw, entries, shape):
@@ -40,8 +48,10 @@ def tensors(draw, entries, shape):
 @st.composite
 def vectors(draw, count=1):
     shape = (draw(st.integers(1, 3)), *draw(st.sampled_from(SHAPES)))
-    scale = torch.tensor(draw(st.sampled_from([1.0, 1.0, 1e12, 1e-30])), dtype=torch.float64)
-    return [tensors(draw, numbers, shape) * scale for _ in range(count)]
+    if not draw(seldom):
+        return [tensors(draw, numbers, shape) for _ in range(count)]
+    scale = draw(st.sampled_from([1.0, 1e12, 1e-30]))
+    return [tensors(draw, wild_numbers, shape) * scale for _ in range(count)]
 
 
 @st.composite
@@ -60,7 +70,8 @@ def bound(draw, shape):
 def problems(draw, count=1):
     """count tensors v of one shape, then eps, low and high."""
     vs = draw(vectors(count))
-    eps = draw(radii) if draw(st.booleans()) else tensors(draw, radii, (len(vs[0]),))
+    some = wild_radii if draw(seldom) else radii
+    eps = draw(some) if draw(st.booleans()) else tensors(draw, some, (len(vs[0]),))
     low, high = draw(bound(vs[0].shape)), draw(bound(vs[0].shape))
     return *vs, eps, None if low is None else -low, high
 

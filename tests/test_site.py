@@ -142,7 +142,7 @@ def test_the_dark_theme_shows_figures_as_drawn(name, visit):
 
 
 def test_search_finds_a_word(visit):
-    page = visit("search.html?q=knapsack")
+    page = visit("search.html?q=linearized")
     page.wait_for_selector("#search-results li a", timeout=10_000)
     assert "lecture11" in page.locator("#search-results li a").first.get_attribute("href")
     assert page.complaints == []

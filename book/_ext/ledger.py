@@ -13,6 +13,14 @@ from sphinx.util.docutils import SphinxDirective
 
 BOOK = Path(__file__).resolve().parent.parent
 
+KINDS = {
+    "wrong": "wrong as written",
+    "assumption": "an assumption is missing",
+    "overstatement": "says more than holds",
+    "notation": "notation",
+    "typo": "slip of the pen",
+}
+
 
 def rows(name):
     return yaml.safe_load((BOOK / name).read_text(encoding="utf-8"))
@@ -50,7 +58,8 @@ class SlideMap(Generated):
             parts += ["* - Slide", "  - What it states", "  - Code and tests"]
             for row in slides:
                 if row["chapter"] == chapter:
-                    parts.append(self.row(row, [e for e in errata if e["slide"] == row["slide"]]))
+                    here = [e for e in errata if row["slide"] in (e["slide"], *e.get("also", []))]
+                    parts.append(self.row(row, here))
             parts += [":::", ""]
         return "\n".join(parts)
 
@@ -73,14 +82,6 @@ class SlideMap(Generated):
 
 
 class Errata(Generated):
-    KINDS = {
-        "wrong": "wrong as written",
-        "assumption": "an assumption is missing",
-        "overstatement": "says more than holds",
-        "notation": "notation",
-        "typo": "slip of the pen",
-    }
-
     def text(self):
         parts, slide = [], None
         for entry in rows("errata.yml"):
@@ -95,7 +96,7 @@ class Errata(Generated):
         where = f"{{ref}}`where the chapter shows it <{entry['where']}>`"
         lines = [
             f"({anchor(entry)})=",
-            f"**{entry['id']}** · {self.KINDS[entry['kind']]}{also} · {where}",
+            f"**{entry['id']}** · {KINDS[entry['kind']]}{also} · {where}",
             "",
             f"Written\n: {indent(entry['written'], 2)}",
             "",

@@ -7,7 +7,7 @@ from pathlib import Path
 def choose_cache(app, config):
     root = Path(app.confdir)
     content = hashlib.sha256()
-    for path in sorted(root.glob("lib/**/*.py")) + [root / "requirements.txt"]:
+    for path in [*sorted(root.glob("lib/**/*.py")), root / "requirements.txt"]:
         content.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     config.nb_execution_cache_path = str(
         Path(app.outdir).parent / "outputs" / content.hexdigest()[:16]

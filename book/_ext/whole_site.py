@@ -1,4 +1,7 @@
-"""The site asks for nothing outside itself: MathJax comes along, thebe's scripts stay out."""
+"""The site asks for nothing outside itself: MathJax comes along, thebe's scripts stay out.
+
+And screen readers can read the list of references.
+"""
 
 import importlib.util
 import shutil
@@ -26,7 +29,14 @@ def drop_thebe(app, pagename, templatename, context, doctree):
         context[files] = [f for f in context.get(files, []) if not is_thebe(f)]
 
 
+def mend_lists(app, pagename, templatename, context, doctree):
+    """docutils calls the references a list, whose entries by their own role are no list items."""
+    if "body" in context:
+        context["body"] = context["body"].replace(' role="list" class="citation-list"', "")
+
+
 def setup(app):
     app.connect("build-finished", copy_mathjax)
     app.connect("html-page-context", drop_thebe, priority=900)
+    app.connect("html-page-context", mend_lists)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
