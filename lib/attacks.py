@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.balls import L1, Ball, Bound, check_box
+from lib.balls import L1, Ball, Bound, LInf, check_box, clip
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # logits [n, classes], labels [n] -> losses [n]
 StepSize = float | Sequence[float] | Tensor
@@ -83,10 +83,13 @@ def pga(
     Raises ValueError for a bad step size, ``steps < 1``, or a box without 0.
     """
     check_box(low, high)
-    eta = eta0
-    for alpha in _schedule(step_size, steps):
-        eta = _step(eta, _gradient(f, eta), alpha, ball, low, high, steepest)
-    return eta.detach()
+    alphas, project = _schedule(step_size, steps), _projection(ball, eta0, low, high)
+    eta = eta0.detach()
+    for alpha in alphas:
+        gradient = _gradient(f, eta)
+        move = _steepest(gradient, alpha, eta, ball, low, high) if steepest else alpha * gradient
+        eta = project(move.add_(eta))
+    return eta
 
 
 def mm_step(
@@ -228,23 +231,25 @@ def _gradient(f: Callable[[Tensor], Tensor], eta: Tensor) -> Tensor:
         return torch.autograd.grad(value.sum(), eta)[0]
 
 
-def _step(
-    eta: Tensor,
-    gradient: Tensor,
-    alpha: float | Tensor,
-    ball: Ball,
-    low: Bound,
-    high: Bound,
-    steepest: bool,
+def _steepest(
+    gradient: Tensor, alpha: float | Tensor, eta: Tensor, ball: Ball, low: Bound, high: Bound
 ) -> Tensor:
-    """One step of PGA from η."""
-    if not steepest:
-        move = alpha * gradient
-    elif isinstance(ball, L1) and low is not None and high is not None:
-        move = L1(alpha)._lmo(gradient, low - eta, high - eta)  # full pixels take no share
-    else:
-        move = replace(ball, eps=alpha)._lmo(gradient, None, None)
-    return ball._project(eta + move, low, high)
+    """The step from η that gains most along the gradient, of length α in the ball's norm."""
+    if not isinstance(ball, L1):  # projected afterwards
+        return replace(ball, eps=alpha)._lmo(gradient, None, None)
+    # One pixel takes the whole ℓ1 step, unless it is full: then the next one has the rest.
+    room = (c if c is None else c - eta for c in (low, high))
+    return replace(ball, eps=alpha)._lmo(gradient, *room)
+
+
+def _projection(ball: Ball, like: Tensor, low: Bound, high: Bound) -> Callable[[Tensor], Tensor]:
+    """``v -> ball.project(v, low, high)``, prepared for many v."""
+    if not isinstance(ball, LInf):
+        return lambda v: ball._project(v, low, high)
+    # The ℓ∞ ball is a box, and so is what it shares with a box: one clamp projects on both.
+    eps = ball._radius(like).expand_as(like)
+    low, high = clip(-eps, low, None), clip(eps, None, high)
+    return lambda v: v.clamp_(low, high)
 
 
 def _look(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib import models
@@ -17,6 +17,8 @@ BUILDERS = {
     "cnn": models.cnn,
     "resnet18": models.resnet18,
 }
+
+examples = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 
 
 def count(model):
@@ -43,6 +45,7 @@ def test_parameter_counts_are_the_known_ones_and_those_of_the_docstrings(model, 
     assert any(f"{parameters:,}" in (build.__doc__ or "") for build in BUILDERS.values())
 
 
+@examples
 @given(
     st.lists(st.integers(1, 6), min_size=1, max_size=3),
     st.lists(st.integers(1, 8), max_size=3),
@@ -55,6 +58,7 @@ def test_linear_and_mlp_give_one_logit_a_class_for_every_shape(shape, hidden, cl
     assert models.mlp(shape, hidden, classes).forward(a).shape == (n, classes)
 
 
+@examples
 @given(st.integers(1, 4), st.integers(4, 33), st.integers(4, 33), st.integers(1, 5))
 def test_cnn_gives_one_logit_a_class_for_every_image_size(channels, height, width, classes):
     model = models.cnn((channels, height, width), classes)
