@@ -191,7 +191,7 @@ def robust_accuracy(
         )
     batches = torch.arange(len(a), device=a.device).split(batch_size)
     if progress:
-        from tqdm.auto import tqdm
+        from tqdm import tqdm
 
         batches = tqdm(batches, desc="robust accuracy", unit="batch")
     survivors = 0

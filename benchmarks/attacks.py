@@ -1,0 +1,192 @@
+"""lib.attacks beside foolbox, torchattacks and ART: one interleaved run, one thread.
+
+``python benchmarks/attacks.py [--json FILE]``; README.md here says how to install the peers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from lib import attacks, data, models, training
+from lib.balls import L2, Ball, LInf
+
+warnings.simplefilter("ignore")  # the peers' own
+
+BALLS = {"linf": LInf(0.1), "l2": L2(1.5)}
+ARCHITECTURES = {"mlp": models.mlp, "cnn": models.cnn}
+Attack = Callable[[Tensor, Tensor], Tensor]
+
+
+def trained(name: str, ball: Ball | None, seed: int) -> nn.Module:
+    """A digit model, by plain training, or against three steps of attack if a ball is given."""
+    model, train = ARCHITECTURES[name](seed=seed), data.digits("train", seed=seed)
+    plain = training.erm()
+
+    def adversarial(model: nn.Module, a: Tensor, b: Tensor) -> Tensor:
+        model.eval()
+        a = attacks.attack(model, a, b, ball, steps=3)
+        model.train()
+        return plain(model, a, b)
+
+    epochs = {"mlp": 8, "cnn": 4}[name]
+    update = adversarial if ball else plain
+    training.fit(model, train, update, epochs=epochs, seed=seed, progress=False)
+    return model
+
+
+def peers(model: nn.Module, norm: str) -> dict[str, Attack]:
+    """Each library's default attack at our radius: (a, b) -> adversarial inputs."""
+    import foolbox
+    import torchattacks
+    from art.attacks.evasion import ProjectedGradientDescent
+    from art.estimators.classification import PyTorchClassifier
+
+    eps, infinite = BALLS[norm].eps, norm == "linf"
+    wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
+    pgd = foolbox.attacks.LinfPGD() if infinite else foolbox.attacks.L2PGD()
+    classifier = PyTorchClassifier(
+        model, nn.CrossEntropyLoss(), (1, 28, 28), 10, clip_values=(0, 1), device_type="cpu"
+    )
+    art = ProjectedGradientDescent(
+        classifier,
+        norm=np.inf if infinite else 2,
+        eps=eps,
+        eps_step=eps / 3,
+        batch_size=1000,
+        verbose=False,
+    )
+    if infinite:
+        torchattack = torchattacks.PGD(model, eps=eps, alpha=eps / 4)
+    else:
+        torchattack = torchattacks.PGDL2(model, eps=eps, alpha=eps / 5)
+    apgd = torchattacks.APGD(model, norm="Linf" if infinite else "L2", eps=eps, steps=20)
+    return {
+        f"foolbox {pgd.steps}": lambda a, b: pgd(wrapped, a, b, epsilons=eps)[1],
+        "ART 100": lambda a, b: torch.as_tensor(art.generate(a.numpy(), b.numpy())),
+        "torchattacks 10": torchattack,
+        "APGD 20": apgd,  # returns the clean input where it does not fool
+        "APGD 20, best loss": lambda a, b: apgd.perturb(a, b, best_loss=True)[1],
+    }
+
+
+def cpu_seconds(run: Callable, *arguments: object) -> tuple[float, object]:
+    begin = time.process_time()
+    result = run(*arguments)
+    return time.process_time() - begin, result
+
+
+def step_costs(model: nn.Module, a: Tensor, b: Tensor, repeats: int) -> dict[str, float]:
+    """CPU time of one step of pga over that of one forward and backward pass to the input."""
+    f = attacks.loss_of(model, a, b)
+    low, high, steps = -a, 1 - a, 5
+
+    def passes() -> None:
+        for _ in range(steps):
+            z = a.detach().requires_grad_()
+            torch.autograd.grad(attacks.cross_entropy(model(z), b).sum(), z)
+
+    runs = {"passes": passes}
+    for norm, ball in BALLS.items():
+        start = attacks.pga(f, 0 * a, ball, ball.eps, 2, low, high, True)  # at the boundary
+        for kind, alpha in (("steepest", ball.eps / 3), ("raw", ball.eps)):
+            runs[f"{norm} {kind}"] = lambda start=start, ball=ball, kind=kind, alpha=alpha: (
+                attacks.pga(f, start, ball, alpha, steps, low, high, kind == "steepest")
+            )
+    seconds = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            seconds[name].append(cpu_seconds(run)[0])
+    cost = {name: statistics.median(times) for name, times in seconds.items()}
+    return {name: cost[name] / cost["passes"] for name in runs}
+
+
+@torch.no_grad()
+def strength(model: nn.Module, z: Tensor, b: Tensor) -> tuple[float, float]:
+    """Accuracy and mean loss at the attacked inputs."""
+    logits = model(z)
+    accuracy = (logits.argmax(1) == b).double().mean().item()
+    return accuracy, attacks.cross_entropy(logits, b).mean().item()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--samples", type=int, default=250)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    steps, accuracies, strengths = {}, [], []
+    for seed in range(arguments.seeds):
+        test = data.digits("test", seed=seed)[500 : 500 + arguments.samples]
+        a, b = test.a, test.b
+        for name in ARCHITECTURES:
+            for norm, ball in BALLS.items():
+                for kind in ("standard", "robust"):
+                    model = trained(name, ball if kind == "robust" else None, seed)
+                    if seed == 0 and kind == "standard" and norm == "linf":
+                        steps[name] = step_costs(model, a, b, {"mlp": 40, "cnn": 10}[name])
+                    runs: dict[str, Attack] = {
+                        "ours": lambda a, b, m=model, s=ball: attacks.attack(m, a, b, s),
+                        **peers(model, norm),
+                    }
+                    runs["ours"](a[:10], b[:10])  # warm
+                    for attack_name, run in runs.items():
+                        torch.manual_seed(seed)
+                        seconds, z = cpu_seconds(run, a, b)
+                        row = (*strength(model, z.detach(), b), seconds)
+                        strengths.append([name, norm, kind, seed, attack_name, *row])
+                    if kind == "standard":
+                        seconds, share = cpu_seconds(attacks.robust_accuracy, model, a, b, ball)
+                        accuracies.append([name, norm, seed, share, seconds])
+                    print(".", end="", flush=True)
+    print("\n\nOne step of pga over one forward and backward pass to the input (batch of")
+    print(f"{arguments.samples}; the goal: linf at most 1.05, l2 in the box at most 1.25)")
+    for name, costs in steps.items():
+        print(f"  {name}: " + ", ".join(f"{k} {v:.2f}" for k, v in costs.items() if k != "passes"))
+
+    def rows(name: str, norm: str, kind: str, attack_name: str) -> np.ndarray:
+        key = [name, norm, kind, attack_name]
+        return np.array([r[5:] for r in strengths if [*r[:3], r[4]] == key])
+
+    print("\nAttacks by default: mean over seeds of accuracy and loss; CPU time over ours")
+    print(f"  {'model':22} {'attack':20} {'accuracy':>9} {'loss':>8} {'time':>7}")
+    for name in ARCHITECTURES:
+        for norm in BALLS:
+            for kind in ("standard", "robust"):
+                ours = rows(name, norm, kind, "ours")
+                for attack_name in dict.fromkeys(r[4] for r in strengths if r[1] == norm):
+                    found = rows(name, norm, kind, attack_name)
+                    accuracy, loss, seconds = found.mean(0)
+                    print(
+                        f"  {name + ' ' + norm + ' ' + kind:22} {attack_name:20} {accuracy:9.4f} "
+                        f"{loss:8.4f} {seconds / ours[:, 2].mean():6.1f}x"
+                    )
+    print("\nrobust_accuracy on undefended models: CPU time of each peer's attack over ours")
+    for name in ARCHITECTURES:
+        for norm in BALLS:
+            mine = np.array([r[3:] for r in accuracies if r[:2] == [name, norm]])
+            line = f"  {name} {norm}: robust accuracy {mine[:, 0].mean():.4f}"
+            for attack_name in dict.fromkeys(r[4] for r in strengths if r[1] == norm):
+                accuracy, _, seconds = rows(name, norm, "standard", attack_name).mean(0)
+                line += f"; {attack_name} {accuracy:.4f} {seconds / mine[:, 1].mean():.1f}x"
+            print(line)
+    if arguments.json:
+        figures = {"steps": steps, "robust_accuracy": accuracies, "attacks": strengths}
+        arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,549 @@
+"""Attacks against closed forms, linear and quadratic programs, enumeration and foolbox."""
+
+import inspect
+import itertools
+import math
+import warnings
+
+import cvxpy
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linprog
+from scipy.stats import kstest
+from torch import nn
+
+from lib import data, models, training
+from lib.attacks import attack, cross_entropy, fgsm, loss_of, mm_step, pga, robust_accuracy
+from lib.balls import L1, L2, LInf
+
+BALLS = [LInf, L2, L1]
+seeds = st.integers(0, 2**31)
+
+
+def normal(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def uniform(*shape, seed=0, dtype=torch.float64):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def linear_function(g):
+    return lambda eta: (g * eta).flatten(1).sum(1)
+
+
+def network(seed=0, dtype=torch.float64, inputs=6):
+    generator = torch.Generator().manual_seed(seed)
+    net = nn.Sequential(nn.Linear(inputs, 16), nn.Tanh(), nn.Linear(16, 3)).to(dtype)
+    for p in net.parameters():
+        p.data = torch.randn(p.shape, generator=generator, dtype=dtype)
+    return net.eval()
+
+
+def problem(n=5, seed=0, dtype=torch.float64, inputs=6):
+    """A small network with inputs in [0, 1], some on the boundary, and its own labels."""
+    net, a = network(seed, dtype, inputs), uniform(n, inputs, seed=seed + 1, dtype=dtype)
+    a[:, 0], a[:, 1] = 0, 1
+    return net, a, net(a).argmax(1)
+
+
+def cvxpy_maximum(objective, eta, eps, norm, low, high):
+    goal = cvxpy.Maximize(objective)
+    limits = [cvxpy.norm(eta, norm) <= eps, eta >= low, eta <= high]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return cvxpy.Problem(goal, limits).solve(solver="CLARABEL")
+
+
+NORM = {LInf: "inf", L2: 2, L1: 1}
+
+
+# --- FGSM and PGA against what they should find
+
+
+@pytest.mark.parametrize("Ball", BALLS)
+@pytest.mark.parametrize("steepest", [True, False])
+def test_pga_reaches_eps_times_the_dual_norm_on_linear_models(Ball, steepest):
+    for seed in range(3):
+        g = normal(4, 2, 3, seed=seed)
+        eta = pga(linear_function(g), torch.zeros_like(g), Ball(0.3), 1.0, 50, steepest=steepest)
+        torch.testing.assert_close(
+            linear_function(g)(eta), 0.3 * Ball(0.3).dual_norm(g), rtol=1e-9, atol=0
+        )
+
+
+@pytest.mark.parametrize("Ball", BALLS)
+@pytest.mark.parametrize("steepest", [True, False])
+def test_pga_reaches_the_linear_program_s_value_in_ball_and_box(Ball, steepest):
+    # A radial step, or one that clips after projecting on the ball, stops short of it.
+    for seed in range(3):
+        g, low, high = normal(1, 6, seed=seed), -uniform(1, 6, seed=7), uniform(1, 6, seed=8)
+        alphas = [0.5 * 0.96**k for k in range(500)] if steepest else [1.0] * 100
+        f, start = linear_function(g), torch.zeros_like(g)
+        eta = pga(f, start, Ball(1.2), alphas, len(alphas), low, high, steepest=steepest)
+        v = cvxpy.Variable(6)
+        best = cvxpy_maximum(g[0].numpy() @ v, v, 1.2, NORM[Ball], low[0].numpy(), high[0].numpy())
+        assert f(eta).item() == pytest.approx(best, rel=1e-6)
+        assert Ball(1.2).norm(eta) <= 1.2 * (1 + 1e-9)
+
+
+def test_fgsm_is_the_best_corner_of_a_linear_model_by_brute_force():
+    corners = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=6))).double()
+    for seed in range(50):
+        x, a, b = normal(6, seed=seed), normal(1, 6, seed=seed + 100), (-1) ** seed
+
+        def f(eta, x=x, a=a, b=b):  # the logistic loss of a linear model
+            return nn.functional.softplus(-b * (a + eta) @ x)
+
+        eta = fgsm(f, torch.zeros(1, 6).double(), LInf(0.4))
+        torch.testing.assert_close(f(eta), f(0.4 * corners).max()[None], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("Ball", BALLS)
+def test_fgsm_solves_the_linearized_problem_in_ball_and_box(Ball):
+    for seed in range(5):
+        net, a, b = problem(n=1, seed=seed)
+        low, high = (-a[0]).numpy(), (1 - a[0]).numpy()
+        f = loss_of(net, a, b)
+        eta = fgsm(f, torch.zeros_like(a), Ball(0.7), -a, 1 - a)
+        g = torch.func.grad(lambda e, f=f: f(e).sum())(torch.zeros_like(a)).detach()
+        if Ball is L2:
+            v = cvxpy.Variable(6)
+            best = cvxpy_maximum(g[0].numpy() @ v, v, 0.7, 2, low, high)
+        else:  # eta = s - t with s, t >= 0
+            limit = 0.7 if Ball is LInf else np.inf
+            bounds = [(0, min(h, limit)) for h in high] + [(0, min(-lo, limit)) for lo in low]
+            sums = {} if Ball is LInf else {"A_ub": np.ones((1, 12)), "b_ub": [0.7]}
+            cost = np.concatenate([-g[0].numpy(), g[0].numpy()])
+            best = -linprog(cost, bounds=bounds, **sums).fun
+        assert (g * eta).sum().item() == pytest.approx(best, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("Ball", BALLS)
+def test_pga_climbs_a_concave_quadratic_to_the_qp_s_optimum(Ball):
+    for seed in range(3):
+        root, c = normal(5, 5, seed=seed), 2 * normal(5, seed=seed + 10)
+        Q, low, high = root @ root.T, -0.3, 0.8
+
+        def f(eta, Q=Q, c=c):
+            return eta @ c - 0.5 * ((eta @ Q) * eta).sum(1)
+
+        alpha = 1 / torch.linalg.eigvalsh(Q).max().item()
+        eta, values = torch.zeros(1, 5).double(), []
+        for _ in range(100):
+            values.append(f(eta).item())
+            eta = pga(f, eta, Ball(1.0), alpha, 1, low, high)
+        assert (np.diff(values) >= -1e-12).all()
+        v = cvxpy.Variable(5)
+        concave = c.numpy() @ v - 0.5 * cvxpy.sum_squares(root.T.numpy() @ v)
+        best = cvxpy_maximum(concave, v, 1.0, NORM[Ball], low, high)
+        end = pga(f, eta, Ball(1.0), alpha, 1000, low, high)
+        assert f(end).item() == pytest.approx(best, abs=1e-6)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    g=st.lists(st.sampled_from([0.0, 0.25, -0.5, 1.0, -2.0, 3.0]), min_size=1, max_size=5),
+    alpha=st.sampled_from([0.125, 0.25, 0.5, 1.0, 4.0]),
+    eps=st.sampled_from([0.125, 0.5, 1.0, 2.0]),
+)
+def test_one_pga_step_is_fgsm_exactly_when_the_condition_holds(g, alpha, eps):
+    g = torch.tensor([g], dtype=torch.float64)  # powers of two: alpha |g| is exact
+    f, zero = linear_function(g), torch.zeros_like(g)
+    same = torch.equal(pga(f, zero, LInf(eps), alpha, 1), fgsm(f, zero, LInf(eps)))
+    assert same == bool(((g == 0) | (alpha * g.abs() >= eps)).all())
+
+
+def test_a_schedule_is_followed_and_each_step_costs_one_pass():
+    net, a, b = problem()
+    calls = []
+
+    def f(eta):
+        calls.append(len(eta))
+        return loss_of(net, a, b)(eta)
+
+    schedule = [0.3, 0.1, 0.02]
+    for steepest in (False, True):
+        calls.clear()
+        at_once = pga(f, 0 * a, L2(0.5), schedule, 3, -a, 1 - a, steepest=steepest)
+        assert calls == [5, 5, 5]
+        eta = 0 * a
+        for alpha in schedule:
+            eta = pga(f, eta, L2(0.5), alpha, 1, -a, 1 - a, steepest=steepest)
+        assert torch.equal(at_once, eta)
+
+
+@pytest.mark.parametrize("Ball", BALLS)
+def test_a_sample_without_gradient_stays(Ball):
+    g = normal(2, 4) * torch.tensor([[0.0], [1.0]])
+    start = 0.01 * normal(2, 4, seed=1)
+    for steepest in (False, True):
+        eta = pga(linear_function(g), start, Ball(1.0), 0.1, 3, -1.0, 1.0, steepest=steepest)
+        assert torch.equal(eta[0], start[0])
+        assert torch.isfinite(eta).all()
+        assert (eta[1] != start[1]).any()
+
+
+def test_a_steepest_step_has_length_alpha_and_gains_alpha_times_the_dual_norm():
+    g = normal(3, 5)
+    for Ball in BALLS:
+        step = pga(linear_function(g), 0 * g, Ball(9.0), 0.25, 1, steepest=True)
+        torch.testing.assert_close(Ball(9.0).norm(step), torch.full((3,), 0.25).double())
+        torch.testing.assert_close((g * step).sum(1), 0.25 * Ball(9.0).dual_norm(g))
+
+
+# --- slide 15
+
+
+def model_gain(g, zeta, eta, smoothness):
+    step = eta - zeta
+    return (g * step).sum(1) - smoothness / 2 * step.abs().amax(1) ** 2
+
+
+def test_mm_step_maximizes_the_minorant_as_a_solver_does():
+    for seed in range(30):
+        g, eps = normal(1, 5, seed=seed), 0.4
+        g[:, seed % 5] = 0
+        zeta = eps * (2 * uniform(1, 5, seed=seed + 50) - 1)
+        zeta[:, 0] = eps * (-1) ** seed
+        smoothness = 10 ** (seed % 5 - 1.5)
+        v = cvxpy.Variable(5)
+        step = v - zeta[0].numpy()
+        goal = g[0].numpy() @ step - smoothness / 2 * cvxpy.square(cvxpy.norm(step, "inf"))
+        best = cvxpy_maximum(goal, v, eps, "inf", -eps, eps)
+        eta = mm_step(g, zeta, eps, smoothness)
+        assert (eta.abs() <= eps).all()
+        assert model_gain(g, zeta, eta, smoothness).item() == pytest.approx(best, abs=1e-7)
+
+
+def test_mm_step_in_the_interior_moves_by_the_l1_norm_over_the_smoothness():
+    g = torch.tensor([[1.0, -2.0, 0.5]]).double()
+    eta = mm_step(g, 0 * g, 0.3, 50.0)
+    torch.testing.assert_close(eta, 3.5 / 50 * g.sign(), rtol=1e-12, atol=0)
+    assert model_gain(g, 0 * g, eta, 50.0).item() == pytest.approx(0.1225)
+
+
+def test_the_minorant_holds_and_mm_steps_ascend_on_concave_quadratics():
+    signs = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=4))).double()
+    for seed in range(50):
+        root, c = normal(4, 4, seed=seed), normal(4, seed=seed + 200)
+        Q = root @ root.T
+        smoothness = (signs @ Q).abs().sum(1).max().item()  # the norm of Q from ℓ∞ to ℓ1
+
+        def f(eta, Q=Q, c=c):
+            return eta @ c - 0.5 * ((eta @ Q) * eta).sum(1)
+
+        zeta = 0.5 * (2 * uniform(20, 4, seed=seed) - 1)
+        other = 0.5 * (2 * uniform(20, 4, seed=seed + 1) - 1)
+        g = c - zeta @ Q
+        assert (f(other) >= f(zeta) + model_gain(g, zeta, other, smoothness) - 1e-12).all()
+        for _ in range(20):
+            eta = mm_step(c - zeta @ Q, zeta, 0.5, smoothness)
+            assert (f(eta) >= f(zeta) - 1e-12).all()
+            zeta = eta
+
+
+def test_mm_step_treats_each_sample_alone():
+    g, eps = normal(3, 2, 2), torch.tensor([0.1, 0.2, 0.3]).double()
+    zeta, smoothness = 0.05 * g.sign(), torch.tensor([1.0, 5.0, 50.0]).double()
+    together = mm_step(g, zeta, eps, smoothness)
+    for i in range(3):
+        alone = mm_step(g[i : i + 1], zeta[i : i + 1], eps[i].item(), smoothness[i].item())
+        assert torch.equal(together[i : i + 1], alone)
+
+
+def test_mm_step_refuses_what_makes_no_sense():
+    g = normal(2, 3)
+    for bad in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="smoothness"):
+            mm_step(g, 0 * g, 0.1, bad)
+    with pytest.raises(ValueError, match="zeta"):
+        mm_step(g, 0 * g + 0.2, 0.1, 1.0)
+
+
+# --- attack
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    Ball=st.sampled_from(BALLS),
+    eps=st.one_of(st.just(0.0), st.floats(1e-6, 3.0)),
+    n=st.integers(1, 4),
+    shape=st.lists(st.integers(1, 3), min_size=1, max_size=3),
+    steps=st.integers(1, 3),
+    restarts=st.integers(1, 2),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    seed=seeds,
+)
+def test_attack_stays_in_the_set_and_no_sample_ends_lower(
+    Ball, eps, n, shape, steps, restarts, dtype, seed
+):
+    inputs = math.prod(shape)
+    net = nn.Sequential(nn.Flatten(), network(seed, dtype, inputs)).eval()
+    a = (1.5 * uniform(n, *shape, seed=seed, dtype=dtype) - 0.25).clamp(0, 1)
+    b = torch.randint(0, 3, (n,), generator=torch.Generator().manual_seed(seed))
+    z = attack(net, a, b, Ball(eps), steps, restarts=restarts)
+    assert z.dtype == dtype and z.shape == a.shape
+    assert ((z >= 0) & (z <= 1)).all()
+    slack = 4 * inputs * torch.finfo(dtype).eps * (1 + eps)
+    assert (Ball(eps).norm(z - a) <= eps + slack).all()
+    with torch.no_grad():
+        assert (cross_entropy(net(z), b) >= cross_entropy(net(a), b)).all()
+
+
+@pytest.mark.parametrize("Ball", BALLS)
+def test_attack_with_its_defaults_follows_the_documented_schedule(Ball):
+    net, a, b = problem(n=8)
+    steps = inspect.signature(attack).parameters["steps"].default
+    c, momentum = (1, 0.2) if Ball is LInf else (5, 0.0)
+    eps = 0.35
+    eta, past, best, worst = 0 * a, 0, torch.full((8,), -math.inf).double(), a
+    for i in range(steps + 1):
+        with torch.no_grad():
+            value = cross_entropy(net(a + eta), b)
+        worst = torch.where((value > best)[:, None], a + eta, worst)
+        best = torch.maximum(best, value)
+        g = torch.func.grad(lambda e: cross_entropy(net(a + e), b).sum())(eta)
+        past = g + momentum * past
+        alpha = c * eps * (1 + math.cos(math.pi * i / steps))
+        room = (-a - eta, 1 - a - eta) if Ball is L1 else ()
+        eta = Ball(eps).project(eta + Ball(alpha).lmo(past, *room), -a, 1 - a)
+    assert (best > cross_entropy(net(a), b)).any()
+    torch.testing.assert_close(attack(net, a, b, Ball(eps)), worst, rtol=0, atol=1e-12)
+
+
+class Square(nn.Module):
+    """Two logits, (‖a − c‖², 0): with label 1 the loss grows with the distance to c."""
+
+    def __init__(self, center):
+        super().__init__()
+        self.register_buffer("center", center)
+
+    def forward(self, a):
+        square = (a - self.center).flatten(1).square().sum(1)
+        return torch.stack([square, 0 * square], 1)
+
+
+def test_one_step_ends_at_the_step_and_not_at_the_clean_input():
+    # An attack that never evaluates its last iterate would return a.
+    net, a, b = problem()
+    z = attack(net, a, b, LInf(0.01), steps=1, step_size=0.01)
+    expected = a + fgsm(loss_of(net, a, b), 0 * a, LInf(0.01), -a, 1 - a)
+    torch.testing.assert_close(z, expected, rtol=0, atol=1e-12)
+    assert (cross_entropy(net(z), b) > cross_entropy(net(a), b)).all()
+
+
+def test_restarts_keep_the_worst_and_not_the_last():
+    for seed in range(3):
+        net, a, b = problem(n=40, seed=seed)
+        losses = [
+            cross_entropy(net(attack(net, a, b, L2(0.5), 1, 0.0, restarts=k)), b).detach()
+            for k in range(1, 9)
+        ]
+        for before, after in itertools.pairwise(losses):
+            assert (after >= before).all()  # the first k starts are among the first k + 1
+        assert (losses[-1] > losses[0]).any()
+
+
+@pytest.mark.parametrize("Ball", BALLS)
+def test_random_starts_are_uniform_in_the_ball(Ball):
+    # Steps of length 0 stay at the start, and the loss makes a farther start the one that is kept.
+    n, p, eps = 400, 3, 0.1
+    a = torch.full((n, p), 0.5, dtype=torch.float64)
+    b = torch.ones(n, dtype=torch.int64)
+    z = attack(Square(a).eval(), a, b, Ball(eps), 1, 0.0, restarts=2)
+    share = (Ball(eps).norm(z - a) / eps) ** p  # the share of the volume that is nearer
+    assert kstest(share.numpy(), "uniform").pvalue > 0.01
+
+
+def test_the_generator_alone_decides_the_random_starts():
+    net, a, b = problem(n=20)
+
+    def run(seed):
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        return attack(net, a, b, L2(0.5), 1, 0.0, restarts=3, generator=generator)
+
+    state = torch.get_rng_state()
+    assert torch.equal(run(1), run(1)) and torch.equal(run(None), run(0))
+    assert not torch.equal(run(1), run(2))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_each_sample_has_its_own_radius():
+    net, a, b = problem(n=4)
+    radii = torch.tensor([0.0, 0.1, 0.3, 0.5]).double()
+    for Ball in BALLS:
+        together = attack(net, a, b, Ball(radii))
+        for i in range(4):
+            alone = attack(net, a[i : i + 1], b[i : i + 1], Ball(radii[i].item()))
+            torch.testing.assert_close(together[i : i + 1], alone, rtol=0, atol=1e-12)
+        accuracy = robust_accuracy(net, a, b, Ball(radii))
+        each = [robust_accuracy(net, a[i : i + 1], b[i : i + 1], Ball(radii[i])) for i in range(4)]
+        assert accuracy == np.mean(each)
+
+
+def test_other_bounds_and_a_custom_loss():
+    net, a, b = problem(n=6)
+    z = attack(net, 2 * a - 1, b, LInf(0.5), bounds=(-1, 1))
+    assert ((z >= -1) & (z <= 1)).all()
+
+    def margin(logits, b):
+        return -logits.gather(1, b[:, None])[:, 0]
+
+    free = attack(net, a, b, LInf(0.5), bounds=(-math.inf, math.inf), loss=margin)
+    assert (margin(net(free), b) >= margin(net(a), b)).all() and (free < 0).any()
+
+
+def test_attack_works_under_no_grad_and_inference_mode():
+    net, a, b = problem()
+    plain = attack(net, a, b, L2(0.3))
+    with torch.no_grad():
+        assert torch.equal(attack(net, a, b, L2(0.3)), plain)
+        f, zero = loss_of(net, a, b), torch.zeros_like(a)
+        assert (fgsm(f, zero, LInf(0.1)) != 0).any()
+    with torch.inference_mode():
+        torch.testing.assert_close(attack(net, a, b, L2(0.3)), plain)
+    assert not plain.requires_grad
+
+
+def test_the_model_is_left_as_it_was_found():
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)
+    )
+    net[1].running_mean.uniform_(0, 1, generator=torch.Generator().manual_seed(0))
+    net.eval()
+    net[0].weight.requires_grad_(False)
+    a, b = uniform(6, 1, 4, 4, dtype=torch.float32), torch.arange(6) % 3
+    net(a).sum().backward()
+    parameters = dict(net.named_parameters())
+    grads = {k: None if p.grad is None else p.grad.clone() for k, p in parameters.items()}
+    state = {k: v.clone() for k, v in net.state_dict().items()}
+    needs = {k: p.requires_grad for k, p in parameters.items()}
+    inputs = a.clone()
+    attack(net, a, b, L2(0.5), restarts=2)
+    robust_accuracy(net, a, b, LInf(0.1), restarts=2)
+    pga(loss_of(net, a, b), torch.zeros_like(a), L1(1.0), 0.1, 2)
+    assert all(torch.equal(v, state[k]) for k, v in net.state_dict().items())
+    for k, p in net.named_parameters():
+        assert p.requires_grad == needs[k]
+        assert (p.grad is None) == (grads[k] is None)
+        assert p.grad is None or torch.equal(p.grad, grads[k])
+    assert not any(module.training for module in net.modules())
+    assert torch.equal(a, inputs) and not a.requires_grad and a.grad is None
+
+
+def test_an_empty_batch():
+    net, a, b = problem()
+    assert attack(net, a[:0], b[:0], L2(0.1)).shape == (0, 6)
+    with pytest.raises(ValueError, match="needs samples"):
+        robust_accuracy(net, a[:0], b[:0], L2(0.1))
+
+
+REFUSALS = {
+    "training mode": lambda n, a, b: attack(n.train(), a, b, LInf(0.1)),
+    "training mode: call model.eval": lambda n, a, b: attack(
+        nn.Sequential(n, nn.Dropout().train()), a, b, LInf(0.1)
+    ),
+    "bounds": lambda n, a, b: attack(n, a * 255, b, LInf(0.1)),
+    "NaN": lambda n, a, b: attack(n, a * math.nan, b, LInf(0.1)),
+    "low < high": lambda n, a, b: attack(n, a, b, LInf(0.1), bounds=(1, 0)),
+    "floats": lambda n, a, b: attack(n, a.long(), b, LInf(0.1)),
+    r"labels must lie in 0\.\.2, got .*\.\.3": lambda n, a, b: attack(n, a, b * 0 + 3, LInf(0.1)),
+    r"labels must lie in 0\.\.2, got -1": lambda n, a, b: attack(n, a, b * 0 - 1, LInf(0.1)),
+    "labels must be int64": lambda n, a, b: attack(n, a, b.double(), LInf(0.1)),
+    r"labels must be int64 \[5\]": lambda n, a, b: attack(n, a, b[:3], LInf(0.1)),
+    "eps must be": lambda n, a, b: attack(n, a, b, LInf(-0.1)),
+    "steps must be >= 1": lambda n, a, b: attack(n, a, b, LInf(0.1), steps=0),
+    "steps must be >= 1, got -2": lambda n, a, b: attack(n, a, b, L2(0.1), steps=-2, step_size=1),
+    "restarts must be >= 1": lambda n, a, b: attack(n, a, b, LInf(0.1), restarts=0),
+    "step sizes must be finite": lambda n, a, b: attack(n, a, b, LInf(0.1), step_size=-1.0),
+    "step sizes must be finite and": lambda n, a, b: attack(n, a, b, LInf(0.1), 2, [1, math.nan]),
+    "one number for each of 3": lambda n, a, b: attack(n, a, b, LInf(0.1), 3, [0.1, 0.1]),
+    "box": lambda n, a, b: pga(loss_of(n, a, b), 0 * a, LInf(0.1), 0.1, 1, 0.5, 1.0),
+    "the box must hold 0": lambda n, a, b: fgsm(loss_of(n, a, b), 0 * a, LInf(0.1), -1, -0.5),
+    "one value a sample": lambda n, a, b: fgsm(lambda e: e.sum(), 0 * a, LInf(0.1)),
+    "batch_size": lambda n, a, b: robust_accuracy(n, a, b, LInf(0.1), batch_size=0),
+}
+
+
+@pytest.mark.parametrize("message", REFUSALS)
+def test_refusals_say_what_is_wrong(message):
+    with pytest.raises(ValueError, match=message):
+        REFUSALS[message](*problem())
+
+
+# --- robust accuracy
+
+
+def counted(net):
+    """The network with a list of how many samples each call was given."""
+    calls = []
+    return calls, lambda a: calls.append(len(a)) or net(a)
+
+
+@pytest.mark.parametrize("Ball", BALLS)
+def test_robust_accuracy_is_the_share_that_no_iterate_fools(Ball):
+    for seed in range(3):
+        net, a, b = problem(n=40, seed=seed)
+        b[::4] = (b[::4] + 1) % 3  # some are wrong from the start
+        alphas, fooled, eta = [0.3, 0.2, 0.1], torch.zeros(40, dtype=torch.bool), 0 * a
+        for k in range(4):
+            fooled |= net(a + eta).argmax(1) != b
+            if k < 3 and Ball is not LInf:  # momentum: see the test of the schedule
+                f = loss_of(net, a, b)
+                eta = pga(f, eta, Ball(0.4), alphas[k], 1, -a, 1 - a, steepest=True)
+        accuracy = robust_accuracy(net, a, b, Ball(0.4), steps=3, step_size=alphas)
+        if Ball is not LInf:
+            assert accuracy == pytest.approx(1 - fooled.double().mean().item())
+        attacked = net(attack(net, a, b, Ball(0.4), steps=3, step_size=alphas)).argmax(1) == b
+        assert accuracy <= attacked.double().mean().item() + 1e-12
+        batched = robust_accuracy(net, a, b, Ball(0.4), steps=3, step_size=alphas, batch_size=7)
+        assert batched == pytest.approx(accuracy)
+
+
+def test_robust_accuracy_stops_working_on_a_sample_once_it_is_fooled():
+    net, a, b = problem(n=30)
+    wrong = (b + 1) % 3
+    calls, model = counted(net)
+    assert robust_accuracy(model, a, wrong, LInf(0.1), restarts=5) == 0
+    assert calls == [1, 30]  # one look at the number of classes, one at the clean inputs
+    calls.clear()
+    robust_accuracy(model, a, b, LInf(0.3), steps=4, restarts=2)
+    assert calls[:2] == [1, 30] and sorted(calls[1:], reverse=True) == calls[1:]
+    assert calls[-1] < 30
+
+
+# --- foolbox
+
+
+@pytest.fixture(scope="module")
+def digit_models():
+    torch.set_num_threads(1)
+    train = data.digits("train")[:2000]
+    nets = [models.linear(seed=1), models.mlp(hidden=(100,), seed=2), models.cnn(seed=3)]
+    for net, epochs in zip(nets, (4, 4, 2), strict=True):
+        training.fit(net, train, training.erm(), epochs=epochs, progress=False)
+    return nets, data.digits("test")[:200]
+
+
+@pytest.mark.parametrize("which", range(3))
+@pytest.mark.parametrize("Ball, eps", [(LInf, 0.1), (L2, 1.5)])
+def test_attack_is_at_least_as_strong_as_foolbox_at_equal_steps(digit_models, which, Ball, eps):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import foolbox
+    nets, digits = digit_models
+    net, a, b = nets[which], digits.a, digits.b
+    for steps in (5, 10):
+        peer = {LInf: foolbox.attacks.LinfPGD, L2: foolbox.attacks.L2PGD}[Ball]
+        peer = peer(rel_stepsize=0.25, steps=steps, random_start=False)
+        theirs = peer(foolbox.PyTorchModel(net, (0, 1), device="cpu"), a, b, epsilons=eps)[1]
+        ours = attack(net, a, b, Ball(eps), steps=steps)
+        with torch.no_grad():
+            loss = [cross_entropy(net(z), b).mean().item() for z in (theirs, ours)]
+            right = [(net(z).argmax(1) == b).double().mean().item() for z in (theirs, ours)]
+        assert loss[1] >= loss[0]
+        assert right[1] <= right[0]
