@@ -157,6 +157,17 @@ def test_one_pga_step_is_fgsm_exactly_when_the_condition_holds(g, alpha, eps):
     assert same == bool(((g == 0) | (alpha * g.abs() >= eps)).all())
 
 
+def test_one_step_is_the_projection_of_the_gradient_step():
+    net, a, b = problem()
+    start, low, high = 0.1 * normal(5, 6), (-a).numpy(), (1 - a).numpy()
+    f = loss_of(net, a, b)
+    g = torch.func.grad(lambda eta: f(eta).sum())(start).detach().numpy()
+    for alpha in (0.01, 0.1, 1.0):
+        step = pga(f, start, LInf(0.2), alpha, 1, -a, 1 - a)
+        nearest = np.clip(np.clip(start.numpy() + alpha * g, -0.2, 0.2), low, high)
+        np.testing.assert_allclose(step.numpy(), nearest, rtol=0, atol=1e-12)
+
+
 def test_a_schedule_is_followed_and_each_step_costs_one_pass():
     net, a, b = problem()
     calls = []
@@ -296,11 +307,11 @@ def test_attack_stays_in_the_set_and_no_sample_ends_lower(
 
 @pytest.mark.parametrize("Ball", BALLS)
 def test_attack_with_its_defaults_follows_the_documented_schedule(Ball):
-    net, a, b = problem(n=8)
+    net, a, b = problem(n=60)
     steps = inspect.signature(attack).parameters["steps"].default
-    c, momentum = (1, 0.2) if Ball is LInf else (5, 0.0)
+    c, momentum = 5 if Ball is L2 else 1, 0.2 if Ball is LInf else 0.0
     eps = 0.35
-    eta, past, best, worst = 0 * a, 0, torch.full((8,), -math.inf).double(), a
+    eta, past, best, worst = 0 * a, 0, torch.full((60,), -math.inf).double(), a
     for i in range(steps + 1):
         with torch.no_grad():
             value = cross_entropy(net(a + eta), b)
@@ -380,9 +391,15 @@ def test_each_sample_has_its_own_radius():
         for i in range(4):
             alone = attack(net, a[i : i + 1], b[i : i + 1], Ball(radii[i].item()))
             torch.testing.assert_close(together[i : i + 1], alone, rtol=0, atol=1e-12)
-        accuracy = robust_accuracy(net, a, b, Ball(radii))
-        each = [robust_accuracy(net, a[i : i + 1], b[i : i + 1], Ball(radii[i])) for i in range(4)]
-        assert accuracy == np.mean(each)
+
+    net, a, b = problem(n=40)
+    radii = 0.4 * uniform(40, seed=3)
+    for Ball in BALLS:  # samples leave the search, each with its radius
+        each = [robust_accuracy(net, a[i, None], b[i, None], Ball(radii[i])) for i in range(40)]
+        assert 0 < np.mean(each) < 1
+        assert robust_accuracy(net, a, b, Ball(radii), batch_size=25) == pytest.approx(
+            np.mean(each)
+        )
 
 
 def test_other_bounds_and_a_custom_loss():
@@ -445,7 +462,7 @@ def test_an_empty_batch():
 REFUSALS = {
     "training mode": lambda n, a, b: attack(n.train(), a, b, LInf(0.1)),
     "training mode: call model.eval": lambda n, a, b: attack(
-        nn.Sequential(n, nn.Dropout().train()), a, b, LInf(0.1)
+        nn.Sequential(n).eval().append(nn.Dropout()), a, b, LInf(0.1)
     ),
     "bounds": lambda n, a, b: attack(n, a * 255, b, LInf(0.1)),
     "NaN": lambda n, a, b: attack(n, a * math.nan, b, LInf(0.1)),

@@ -55,7 +55,7 @@ class SlideMap(Generated):
         for chapter in chapters:
             parts.append(self.heading(chapter))
             parts += [":::{list-table}", ":class: slide-map", ":widths: 8 52 40", ":header-rows: 1"]
-            parts += ["* - Slide", "  - What it states", "  - Code and tests"]
+            parts += ["* - No.", "  - What it states", "  - Code and tests"]
             for row in slides:
                 if row["chapter"] == chapter:
                     here = [e for e in errata if row["slide"] in (e["slide"], *e.get("also", []))]
@@ -75,9 +75,12 @@ class SlideMap(Generated):
             states += " *Errata:* " + ", ".join(f"{{ref}}`{e['id']} <{anchor(e)}>`" for e in errata)
         if not written:
             evidence = "*The chapter is not written yet.*"
+        elif row["code"]:
+            code = ", ".join(f"`{name}`" for name in row["code"])
+            names = (test.partition("::test_")[2].replace("_", " ") for test in row["tests"])
+            evidence = f"{code}\n\n    *Tested:* {'; '.join(names)}."
         else:
-            tests = [name.split("::")[-1] for name in row["tests"]]
-            evidence = "<br>".join(f"`{name}`" for name in row["code"] + tests) or "–"
+            evidence = "On the page."
         return f"* - {link}\n  - {states}\n  - {evidence}"
 
 
@@ -92,10 +95,12 @@ class Errata(Generated):
         return "\n".join(parts)
 
     def entry(self, entry):
-        also = "".join(f", also slide {n}" for n in entry.get("also", []))
+        others = entry.get("also", [])
+        also = f", also on {', '.join(str(n) for n in others)}" if others else ""
         where = f"{{ref}}`where the chapter shows it <{entry['where']}>`"
         lines = [
             f"({anchor(entry)})=",
+            ":::::{container} erratum",
             f"**{entry['id']}** · {KINDS[entry['kind']]}{also} · {where}",
             "",
             f"Written\n: {indent(entry['written'], 2)}",
@@ -108,14 +113,13 @@ class Errata(Generated):
         if "check" in entry:
             lines += [
                 "````{admonition} The check",
-                ":class: dropdown tip",
+                ":class: dropdown",
                 "```python",
                 entry["check"].rstrip(),
                 "```",
                 "````",
-                "",
             ]
-        return "\n".join(lines)
+        return "\n".join([*lines, ":::::", ""])
 
 
 def measured_times(app, config):
