@@ -48,7 +48,7 @@ class Ball(ABC):
 
     @abstractmethod
     def dual_norm(self, g: Tensor) -> Tensor:
-        """``max ⟨g, v⟩ over ‖v‖ <= 1`` of each sample: [n, ...] -> [n] (slide 8)."""
+        """``max ⟨g, v⟩ over ‖v‖ <= 1`` of each sample: [n, ...] -> [n] (slide 8, def-dual-norm)."""
 
     @abstractmethod
     def sample(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
@@ -57,7 +57,7 @@ class Ball(ABC):
     def project(self, v: Tensor, low: Bound = None, high: Bound = None) -> Tensor:
         """The point of the ball, or of the ball and the box, nearest to v in ℓ2.
 
-        This is the prox-operator of the set's indicator function (slide 11).
+        This is the prox-operator of the set's indicator function (slide 11, prop-prox-indicator).
         low and high are numbers or tensors that broadcast to v.
         Raises ValueError unless ``low <= 0 <= high``.
         """

@@ -18,7 +18,7 @@ Update = Callable[[nn.Module, Tensor, Tensor], Tensor]  # sets .grad, returns th
 
 
 def erm(loss: Loss = cross_entropy) -> Update:
-    """Empirical risk minimization: the gradient of ``(1/m) Σ L(h_x(a_i), b_i)`` (slide 5).
+    """Empirical risk minimization: the gradient of ``(1/m) Σ L(h_x(a_i), b_i)`` (slide 5, def-erm).
 
     The sum is over the minibatch, so that in expectation it is the gradient of the risk R_n.
     loss: (logits [m, classes], labels [m]) -> [m]; one that returns another shape, such as the

@@ -1,0 +1,163 @@
+"""Ascent: the slides' algorithms for the maximum of f(η) over ‖η‖ <= eps (slides 9 to 15).
+
+=============  ==============================================================  ============
+``loss_of``    f(η) = L(h(a + η), b), what an attack maximizes                 slide 11
+``fgsm``       the maximizer of f's linearization over the ball                slide 9
+``pga``        η ← project(η + α ∇f(η)); with steepest, PGA-ℓ∞ and its kin     slides 12-14
+``mm_step``    the maximizer of a concave minorant of f                        slide 15
+=============  ==============================================================  ============
+
+``f`` maps perturbations [n, ...] to values [n], each sample to its own, so that one backward
+pass through their sum gives every sample's gradient. No function touches the model behind f:
+not its parameters, its mode, its buffers, nor any ``.grad``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lib.balls import L1, Ball, Bound, LInf, check_box, clip
+
+Function = Callable[[Tensor], Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]  # logits [n, classes], labels [n] -> losses [n]
+StepSize = float | Sequence[float] | Tensor
+
+
+def cross_entropy(logits: Tensor, b: Tensor) -> Tensor:
+    """``−log softmax(logits)[b]`` of each sample: [n, classes], [n] -> [n]."""
+    return F.cross_entropy(logits, b, reduction="none")
+
+
+def loss_of(model: Function, a: Tensor, b: Tensor, *, loss: Loss = cross_entropy) -> Function:
+    """``f(η) = L(h(a + η), b)``, the function that an attack maximizes (slide 11).
+
+    a: inputs [n, ...]; b: labels [n]; ``loss(h(a), b)`` gives one value a sample.
+    """
+    return lambda eta: loss(model(a + eta), b)
+
+
+def fgsm(f: Function, eta0: Tensor, ball: Ball, low: Bound = None, high: Bound = None) -> Tensor:
+    """``argmax ⟨∇f(η⁰), η⟩`` over the ball, or the ball and the box: FGSM (slide 9, def-fgsm).
+
+    For the ℓ∞ ball and η⁰ = 0 this is ``eps · sign(∇f(0))`` (Goodfellow et al., 2015). It is
+    exact when f grows with a linear function of η. Pixels whose gradient is 0 stay as they are.
+    Raises ValueError unless ``low <= 0 <= high``.
+    """
+    return ball.lmo(_gradient(f, eta0), low, high)
+
+
+def pga(
+    f: Function,
+    eta0: Tensor,
+    ball: Ball,
+    step_size: StepSize,
+    steps: int,
+    low: Bound = None,
+    high: Bound = None,
+    steepest: bool = False,
+) -> Tensor:
+    """Proximal gradient ascent: ``ηᵏ⁺¹ = project(ηᵏ + αₖ ∇f(ηᵏ))`` (slide 12, alg-pga).
+
+    step_size: α >= 0, or one αₖ a step. Returns the last iterate [n, ...].
+    steepest: step along the steepest direction in the ball's own norm instead of ∇f, so that
+    αₖ is the step's length in that norm: ``sign(∇f)`` for ℓ∞ (PGA-ℓ∞, Madry et al., 2018),
+    ``∇f / ‖∇f‖₂`` for ℓ2, the largest entries of ∇f that still have room for ℓ1.
+    A sample whose gradient is 0 stays where it is.
+
+    If ∇f is Lipschitz with constant L and α <= 1/L, f never decreases along the plain iterates
+    (prop-pga-ascent). Networks with ReLUs have no such L, and PGA may end below FGSM.
+    Raises ValueError for a bad step size, ``steps < 1``, or a box without 0.
+    """
+    check_box(low, high)
+    alphas, project = step_sizes(step_size, steps), projection(ball, eta0, low, high)
+    eta = eta0.detach()
+    for alpha in alphas:
+        gradient = _gradient(f, eta)
+        move = (
+            steepest_move(gradient, alpha, eta, ball, low, high) if steepest else alpha * gradient
+        )
+        eta = project(eta + move)
+    return eta
+
+
+def mm_step(
+    gradient: Tensor, zeta: Tensor, eps: float | Tensor, smoothness: float | Tensor
+) -> Tensor:
+    """The maximizer over ``‖η‖∞ <= eps`` of ``⟨g, η − ζ⟩ − L/2 ‖η − ζ‖∞²`` (slide 15, corrected).
+
+    gradient: g = ∇f(ζ), [n, ...]; zeta: ζ, [n, ...], within the ball; smoothness: L > 0, the
+    constant of f in the ℓ∞ norm. eps and smoothness are numbers or tensors [n].
+
+    ``η = clip(ζ + t* sign(g), [−eps, eps])``: at a distance t, entry i gains ``|gᵢ| min(t, rᵢ)``
+    with the room ``rᵢ = eps − sign(gᵢ) ζᵢ``. What remains is concave in t,
+
+        t* = argmax Σᵢ |gᵢ| min(t, rᵢ) − L t²/2 = maxⱼ min(rⱼ, Sⱼ / L),   Sⱼ = Σ |gᵢ| over rᵢ >= rⱼ
+
+    because t* is the largest t at which the slope from the left, ``Σ |gᵢ| over rᵢ >= t``, is
+    still at least L t. Where f is L-smooth in the ℓ∞ norm, ``f(η) >= f(ζ)``.
+    Raises ValueError unless L > 0 and ``|ζ| <= eps``.
+    """
+    ones = [1] * (zeta.dim() - 1)
+    eps, smoothness = (
+        torch.as_tensor(c, dtype=zeta.dtype, device=zeta.device).reshape(-1, *ones)
+        for c in (eps, smoothness)
+    )
+    if not (torch.isfinite(smoothness) & (smoothness > 0)).all():
+        raise ValueError(f"smoothness must be finite and > 0, got {smoothness.flatten().tolist()}")
+    if not (zeta.abs() <= eps).all():
+        raise ValueError("zeta must lie in the ball, |zeta| <= eps: project it first")
+    room = (eps - gradient.sign() * zeta).flatten(1)
+    room, order = room.sort(1, descending=True)
+    slope = gradient.flatten(1).abs().gather(1, order).cumsum(1)
+    t = torch.minimum(room, slope / smoothness.reshape(-1, 1)).amax(1).reshape(-1, *ones)
+    return (zeta + t * gradient.sign()).clamp(-eps, eps)
+
+
+def step_sizes(step_size: StepSize, steps: int) -> list[float]:
+    """The step size of each step."""
+    if steps < 1:
+        raise ValueError(f"steps must be >= 1, got {steps}")
+    alphas = torch.as_tensor(step_size, dtype=torch.float64)
+    if alphas.dim() and alphas.shape != (steps,):
+        raise ValueError(
+            f"step_size must hold one number for each of {steps} steps, got {list(alphas.shape)}"
+        )
+    if not (torch.isfinite(alphas) & (alphas >= 0)).all():
+        raise ValueError(f"step sizes must be finite and >= 0, got {step_size}")
+    return alphas.expand(steps).tolist()
+
+
+def _gradient(f: Function, eta: Tensor) -> Tensor:
+    """∇f(η) of each sample: samples do not mix, so their sum's gradient holds them all."""
+    with torch.inference_mode(False), torch.enable_grad():
+        eta = eta.detach().requires_grad_()
+        value = f(eta)
+        if value.shape != eta.shape[:1]:
+            raise ValueError(f"f must return one value a sample, got {list(value.shape)}")
+        return torch.autograd.grad(value.sum(), eta)[0]
+
+
+def steepest_move(
+    gradient: Tensor, alpha: float | Tensor, eta: Tensor, ball: Ball, low: Bound, high: Bound
+) -> Tensor:
+    """The step from η that gains most along the gradient, of length α in the ball's norm."""
+    if not isinstance(ball, L1):  # the box comes in when the step is projected
+        return replace(ball, eps=alpha)._lmo(gradient, None, None)
+    # One pixel takes the whole ℓ1 step, unless it is full: then the next one has the rest.
+    low, high = (c if c is None else c - eta for c in (low, high))
+    return replace(ball, eps=alpha)._lmo(gradient, low, high)
+
+
+def projection(ball: Ball, like: Tensor, low: Bound, high: Bound) -> Function:
+    """``v -> ball.project(v, low, high)``, prepared for many v that it may overwrite."""
+    if not isinstance(ball, LInf):
+        return lambda v: ball._project(v, low, high)
+    # The ℓ∞ ball is a box, and so is what it shares with a box: one clamp projects on both.
+    eps = ball._radius(like).expand_as(like)
+    low, high = clip(-eps, low, None), clip(eps, None, high)
+    return lambda v: v.clamp_(low, high)
