@@ -88,7 +88,9 @@ def pga(
 def mm_step(
     gradient: Tensor, zeta: Tensor, eps: float | Tensor, smoothness: float | Tensor
 ) -> Tensor:
-    """The maximizer over ``‖η‖∞ <= eps`` of ``⟨g, η − ζ⟩ − L/2 ‖η − ζ‖∞²`` (slide 15, corrected).
+    """The maximizer over ``‖η‖∞ <= eps`` of ``⟨g, η − ζ⟩ − L/2 ‖η − ζ‖∞²`` (slide 15).
+
+    See prop-mm-step; the slide has the wrong sign and no quadratic term in t*.
 
     gradient: g = ∇f(ζ), [n, ...]; zeta: ζ, [n, ...], within the ball; smoothness: L > 0, the
     constant of f in the ℓ∞ norm. eps and smoothness are numbers or tensors [n].

@@ -67,7 +67,8 @@ class Ball(ABC):
     def lmo(self, g: Tensor, low: Bound = None, high: Bound = None) -> Tensor:
         """A maximizer of ``⟨g, v⟩`` over the ball, or over the ball and the box (slides 8, 9).
 
-        Without a box the maximum is ``eps · dual_norm(g)``. Entries with g = 0 stay 0.
+        Without a box the maximum is ``eps · dual_norm(g)`` (prop-lmo, prop-lmo-box). Entries with
+        g = 0 stay 0.
         Raises ValueError unless ``low <= 0 <= high``.
         """
         check_box(low, high)
@@ -148,19 +149,19 @@ class L2(Ball):
             c if c is None else torch.as_tensor(c, device=v.device).expand_as(v)[wrong]
             for c in (low, high)
         )
-        u[wrong] = L2(eps[wrong])._scale(v[wrong], low, high, start=1.0)
+        u[wrong] = L2(eps[wrong])._scale(v[wrong], low, high)
         return u
 
     def _lmo(self, g, low, high):
-        return self._scale(g, low, high, start=None)
+        return self._scale(g, low, high)
 
-    def _scale(self, v: Tensor, low: Bound, high: Bound, start: float | None) -> Tensor:
+    def _scale(self, v: Tensor, low: Bound, high: Bound) -> Tensor:
         """``clip(s·v, low, high)`` with the s that makes its norm eps, or as near as the box lets.
 
         By the KKT conditions that is the linear maximizer for v and, for a v outside, the
         projection of v. ``τ = s²`` solves ``ψ(τ) = Σ min(τ m², room²) = eps²``. ψ is concave
-        and piecewise linear, so that Newton's method lands left of the root from anywhere,
-        then climbs, and ends exactly after finitely many pieces.
+        and piecewise linear, so that Newton's method climbs to the root from the left, and ends
+        exactly after finitely many pieces.
         """
         peak = _flat(v).abs().amax(1).clamp(min=torch.finfo(v.dtype).tiny)
         unit = v / _rows(peak, v)  # so that no square underflows
@@ -169,16 +170,14 @@ class L2(Ball):
         scale = torch.where(peak > torch.finfo(v.dtype).tiny, scale, 0)
         if low is not None or high is not None:
             square, limit = _flat(unit.square()), _flat(room(v, low, high).square())
-            level = scale.square() if start is None else (start * peak).square()
-            for iteration in range(square.shape[1] + 2):
-                free = level[:, None] * square < limit
+            for _ in range(square.shape[1] + 1):
+                free = scale.square()[:, None] * square < limit
                 slope = torch.where(free, square, 0).sum(1)
                 left = eps.square() - torch.where(free, 0, limit).sum(1)
                 step = torch.where(slope > 0, left.clamp(min=0) / slope, scale.square()).sqrt()
-                if iteration and not (step > scale).any():
+                if not (step > scale).any():
                     break
                 scale = torch.maximum(scale, step)
-                level = scale.square()
         return clip(unit * _rows(scale, v), low, high)
 
 
