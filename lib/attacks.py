@@ -124,16 +124,22 @@ def _search(
         for alpha in [*plan.alphas, None]:
             if len(live) == 0:
                 break
-            z, logits, value, gradient = _look(model, x + eta, y, plan, last=alpha is None)
-            if not until_wrong:
-                higher = (value > highest).reshape(-1, *[1] * (a.dim() - 1))
-                worst, highest = torch.where(higher, z, worst), torch.fmax(highest, value)
-            elif not (right := logits.argmax(1) == y).all():
+            with torch.set_grad_enabled(alpha is not None):
+                z = (x + eta).clamp_(low, high).requires_grad_(alpha is not None)
+                logits = model(z)
+                value = plan.loss(logits, y)
+            if until_wrong:
+                right = logits.argmax(1) == y
                 live, x, y, eta = (t[right] for t in (live, x, y, eta))
-                gradient = None if gradient is None else gradient[right]
                 part = _part(ball, live)
                 project = projection(part, x, low - x, high - x)
-            if alpha is not None:
+            else:
+                higher = (value > highest).reshape(-1, *[1] * (a.dim() - 1))
+                worst = torch.where(higher, z.detach(), worst)
+                highest = torch.fmax(highest, value.detach())
+            if alpha is not None and len(live):
+                [gradient] = torch.autograd.grad(value.sum(), z)
+                gradient = gradient[right] if until_wrong else gradient
                 length = alpha * part.eps if plan.relative else alpha
                 move = steepest_move(gradient, length, eta, part, low - x, high - x)
                 eta = project(eta + move)
@@ -183,18 +189,6 @@ def _plan(
     alphas = step_sizes(step_size, steps)
     generator = generator or torch.Generator().manual_seed(0)
     return _Plan(alphas, relative, restarts, bounds, generator, loss)
-
-
-def _look(
-    model: Function, z: Tensor, b: Tensor, plan: _Plan, last: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """The input, in bounds whatever its rounding, its logits and losses, and their gradient."""
-    with torch.set_grad_enabled(not last):
-        z = z.detach().clamp(*plan.bounds).requires_grad_(not last)
-        logits = model(z)
-        value = plan.loss(logits, b)
-        gradient = None if last else torch.autograd.grad(value.sum(), z)[0]
-    return z.detach(), logits.detach(), value.detach(), gradient
 
 
 def _part(ball: Ball, live: Tensor) -> Ball:
