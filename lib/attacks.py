@@ -7,6 +7,7 @@ that they are made of stand in lib.ascent, and can be called from here too.
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -81,7 +82,9 @@ def robust_accuracy(
     batch_size: samples at a time; progress: show a bar.
     Raises ValueError as ``attack`` does, and for an empty batch, which has no accuracy.
     """
-    plan = _plan(model, a, b, ball, **attack_settings)
+    settings = inspect.signature(attack).bind(model, a, b, ball, **attack_settings)
+    settings.apply_defaults()
+    plan = _plan(*settings.args, **settings.kwargs)
     if len(a) == 0 or batch_size < 1:
         raise ValueError(
             f"needs samples and batch_size >= 1, got {len(a)} samples, batch_size={batch_size}"
@@ -151,12 +154,12 @@ def _plan(
     a: Tensor,
     b: Tensor,
     ball: Ball,
-    steps: int = 7,
-    step_size: StepSize | None = None,
-    restarts: int = 1,
-    bounds: tuple[float, float] = (0.0, 1.0),
-    generator: torch.Generator | None = None,
-    loss: Loss = cross_entropy,
+    steps: int,
+    step_size: StepSize | None,
+    restarts: int,
+    bounds: tuple[float, float],
+    generator: torch.Generator | None,
+    loss: Loss,
 ) -> _Plan:
     """The settings of an attack, or ValueError with advice where it makes no sense."""
     if isinstance(model, nn.Module) and any(module.training for module in model.modules()):

@@ -413,6 +413,18 @@ def test_other_bounds_and_a_custom_loss():
     assert (margin(net(free), b) >= margin(net(a), b)).all() and (free < 0).any()
 
 
+def test_rounding_never_leaves_the_bounds():
+    for seed, bounds in enumerate([(-0.3, 0.7), (-0.1, 0.9), (0.0, 1.0)]):
+        rng = torch.Generator().manual_seed(seed)
+        low, high = torch.tensor(bounds)
+        a = (low + (high - low) * torch.rand(200, 50, generator=rng)).clamp(low, high)
+        W = torch.randn(50, 2, generator=rng)
+        b = torch.zeros(200, dtype=torch.int64)
+        for Ball in BALLS:  # a radius beyond the box: a + η ends at the bounds, or rounds past
+            z = attack(lambda a, W=W: a @ W, a, b, Ball(60.0), bounds=bounds)
+            assert (z >= low).all() and (z <= high).all()
+
+
 def test_attack_works_under_no_grad_and_inference_mode():
     net, a, b = problem()
     plain = attack(net, a, b, L2(0.3))
