@@ -120,7 +120,8 @@ def _search(
     live, (low, high) = torch.arange(len(a), device=a.device), plan.bounds
     for restart in range(plan.restarts):
         x, y, part = a[live], b[live], _part(ball, live)
-        project = projection(part, x, low - x, high - x)
+        box = low - x, high - x
+        project = projection(part, x, *box)
         eta = torch.zeros_like(x)
         if restart:
             eta = project(part.sample(tuple(x.shape), plan.generator).to(x))
@@ -134,17 +135,17 @@ def _search(
             if until_wrong:
                 right = logits.argmax(1) == y
                 live, x, y, eta = (t[right] for t in (live, x, y, eta))
-                part = _part(ball, live)
-                project = projection(part, x, low - x, high - x)
+                part, box = _part(ball, live), (low - x, high - x)
+                project = projection(part, x, *box)
             else:
-                higher = (value > highest).reshape(-1, *[1] * (a.dim() - 1))
-                worst = torch.where(higher, z.detach(), worst)
+                [higher] = torch.where(value > highest)
+                worst[higher] = z.detach()[higher]
                 highest = torch.fmax(highest, value.detach())
             if alpha is not None and len(live):
                 [gradient] = torch.autograd.grad(value.sum(), z)
                 gradient = gradient[right] if until_wrong else gradient
                 length = alpha * part.eps if plan.relative else alpha
-                move = steepest_move(gradient, length, eta, part, low - x, high - x)
+                move = steepest_move(gradient, length, eta, part, *box)
                 eta = project(eta + move)
     return worst, live
 
