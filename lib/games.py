@@ -1,0 +1,143 @@
+"""Dynamics for ``min_x max_y Φ(x, y)``, every iterate kept (slides 3 and 42: their difficulty).
+
+With the field ``F(x, y) = (∇ₓΦ, −∇ᵧΦ)``, z = (x, y) and step size h, one step is
+
+=============================  =====================================================
+``gradient_descent_ascent``    ``z − h F(z)``; alternating: y's step sees the new x
+``extragradient``              ``z − h F(z − h F(z))``
+``optimistic_gradient``        ``z − 2h F(z) + h F(z of the step before)``
+=============================  =====================================================
+
+Each function is ``name(phi, x0, y0, step_size, steps) -> (xs, ys)``. phi maps two tensors of x0's
+and y0's shapes to a scalar tensor; x descends on it and y ascends. xs and ys are
+``[steps + 1, *shape]`` and hold the start first. step_size is a number h > 0, or a pair of them
+for x and y. project, if given, maps (x, y) to the feasible point that every gradient is taken at,
+such as a clip to a box; it is the caller's, and must not change its arguments.
+They raise ValueError for settings out of range, for a phi that is not scalar, and for a start that
+is no finite float tensor. Iterates that diverge are returned as they are, infinities included.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Phi = Callable[[Tensor, Tensor], Tensor]
+Point = tuple[Tensor, Tensor]
+Project = Callable[[Tensor, Tensor], Point]
+StepSize = float | tuple[float, float]
+
+
+def gradient_descent_ascent(
+    phi: Phi,
+    x0: Tensor,
+    y0: Tensor,
+    step_size: StepSize,
+    steps: int,
+    *,
+    alternating: bool = False,
+    project: Project | None = None,
+) -> Point:
+    """``x ← x − h ∇ₓΦ(x, y), y ← y + h ∇ᵧΦ(x, y)``, at once (slide 42).
+
+    alternating: y's gradient is taken at the new x. On ``Φ = xy`` simultaneous steps multiply
+    ``‖(x, y)‖`` by ``√(1 + h²)``, alternating ones keep ``x² + y² − h x y`` (h < 2).
+    """
+
+    def step(x: Tensor, y: Tensor, h: Point) -> Point:
+        new_x = x - h[0] * _field(phi, x, y)[0]
+        if alternating and project:
+            new_x, _ = project(new_x, y)
+        _, fy = _field(phi, new_x if alternating else x, y)
+        return new_x, y - h[1] * fy
+
+    return _iterate(step, x0, y0, step_size, steps, project)
+
+
+def extragradient(
+    phi: Phi,
+    x0: Tensor,
+    y0: Tensor,
+    step_size: StepSize,
+    steps: int,
+    *,
+    project: Project | None = None,
+) -> Point:
+    """``z ← z − h F(z − h F(z))``: the field at a point looked ahead to (Korpelevich, 1976).
+
+    On ``Φ = xy`` each step multiplies ``‖(x, y)‖`` by ``√(1 − h² + h⁴)``, less than 1 for h < 1.
+    """
+
+    def step(x: Tensor, y: Tensor, h: Point) -> Point:
+        fx, fy = _field(phi, x, y)
+        ahead = x - h[0] * fx, y - h[1] * fy
+        fx, fy = _field(phi, *(project(*ahead) if project else ahead))
+        return x - h[0] * fx, y - h[1] * fy
+
+    return _iterate(step, x0, y0, step_size, steps, project)
+
+
+def optimistic_gradient(
+    phi: Phi,
+    x0: Tensor,
+    y0: Tensor,
+    step_size: StepSize,
+    steps: int,
+    *,
+    project: Project | None = None,
+) -> Point:
+    """``z ← z − 2h F(z) + h F(z⁻)``, z⁻ the point of the step before (Popov, 1980).
+
+    At the first step z⁻ = z. One gradient a step where extragradient takes two. On ``Φ = xy`` it
+    converges exactly for ``h < 1/√3``.
+    """
+    before: list[Tensor] = []
+
+    def step(x: Tensor, y: Tensor, h: Point) -> Point:
+        fx, fy = now = _field(phi, x, y)
+        px, py = before or now
+        before[:] = now
+        return x - h[0] * (2 * fx - px), y - h[1] * (2 * fy - py)
+
+    return _iterate(step, x0, y0, step_size, steps, project)
+
+
+def _field(phi: Phi, x: Tensor, y: Tensor) -> Point:
+    """``F = (∇ₓΦ, −∇ᵧΦ)``; zero in what phi does not depend on."""
+    with torch.enable_grad():
+        x, y = x.detach().requires_grad_(), y.detach().requires_grad_()
+        value = phi(x, y)
+        if not torch.is_tensor(value) or value.dim():
+            raise ValueError(f"phi must return a scalar tensor, got {value!r}")
+        if not value.requires_grad:
+            return torch.zeros_like(x), torch.zeros_like(y)
+        gx, gy = torch.autograd.grad(value, (x, y), materialize_grads=True)
+    return gx, -gy
+
+
+def _iterate(
+    step: Callable[[Tensor, Tensor, Point], Point],
+    x0: Tensor,
+    y0: Tensor,
+    step_size: StepSize,
+    steps: int,
+    project: Project | None,
+) -> Point:
+    h = step_size if isinstance(step_size, tuple) else (step_size, step_size)
+    if len(h) != 2 or not all(0 < float(s) < math.inf for s in h):
+        raise ValueError(f"step_size must be finite and > 0, one or a pair, got {step_size}")
+    if steps < 1:
+        raise ValueError(f"steps must be >= 1, got {steps}")
+    for name, start in (("x0", x0), ("y0", y0)):
+        if not start.is_floating_point() or not torch.isfinite(start).all():
+            raise ValueError(f"{name} must be a float tensor without NaN or infinity, got {start}")
+    xs, ys = [x0.detach().clone()], [y0.detach().clone()]
+    for _ in range(steps):
+        x, y = step(xs[-1], ys[-1], h)
+        x, y = project(x, y) if project else (x, y)
+        xs.append(x)
+        ys.append(y)
+    return torch.stack(xs), torch.stack(ys)
