@@ -1,0 +1,243 @@
+"""lib.transport against linear programs of another solver, sorting, closed forms and axioms."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linprog
+from scipy.spatial.distance import cdist
+
+from lib import transport
+from lib.transport import (
+    METRICS,
+    empirical_rate,
+    kantorovich_potentials,
+    pushed_density,
+    wasserstein,
+)
+
+
+def clouds(seed, n, m, d):
+    rng = np.random.default_rng(seed)
+    a, b = rng.dirichlet(np.ones(n)), rng.dirichlet(np.ones(m))
+    return rng.normal(size=(n, d)), rng.normal(size=(m, d)) + 0.5, a, b
+
+
+def by_linprog(x, y, a, b, q, metric):
+    n, m = len(x), len(y)
+    rows = np.kron(np.eye(n), np.ones(m))
+    columns = np.kron(np.ones(n), np.eye(m))
+    cost = cdist(x, y, metric) ** q
+    found = linprog(cost.ravel(), A_eq=np.vstack([rows, columns]), b_eq=np.concatenate([a, b]))
+    assert found.status == 0
+    return found.fun ** (1 / q)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("q", [1, 2, 3.5])
+@pytest.mark.parametrize("seed, d", [(0, 2), (1, 3), (2, 1)])
+def test_wasserstein_is_the_linear_programs_value_by_another_solver(seed, d, q, metric):
+    x, y, a, b = clouds(seed, 7, 9, d)
+    expected = by_linprog(x, y, a, b, q, metric)
+    assert wasserstein(x, y, q, a, b, metric) == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("q", [1, 2])
+def test_on_the_line_sorting_gives_the_network_simplexs_value(seed, q):
+    x, y, a, b = clouds(seed, 40, 30, 1)
+
+    def in_the_plane(z):
+        return np.hstack([z, 0 * z])
+
+    for weights in ((None, None), (a, b)):
+        sorted_value = wasserstein(x, y, q, *weights)
+        assert sorted_value == pytest.approx(
+            wasserstein(in_the_plane(x), in_the_plane(y), q, *weights), rel=1e-10
+        )
+    equal = wasserstein(x[:30], y, q)
+    assert equal == pytest.approx(wasserstein(in_the_plane(x[:30]), in_the_plane(y), q), rel=1e-10)
+    assert equal == pytest.approx(wasserstein(x[:30], y, q, plan=True)[0], rel=1e-12)
+
+
+def test_on_the_line_w1_is_scipys():
+    x, y, a, b = clouds(3, 50, 20, 1)
+    expected = scipy.stats.wasserstein_distance(x[:, 0], y[:, 0], a, b)
+    assert wasserstein(x[:, 0], y[:, 0], 1, a, b) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("d", [1, 2])
+@pytest.mark.parametrize("q", [1, 2])
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_the_plan_is_a_coupling_that_attains_the_value(d, q, kind):
+    x, y, a, b = clouds(4, 12, 8, d)
+    convert = torch.from_numpy if kind == "torch" else np.asarray
+    value, plan = wasserstein(*map(convert, (x, y)), q, *map(convert, (a, b)), plan=True)
+    assert isinstance(plan, torch.Tensor if kind == "torch" else np.ndarray)
+    plan = np.asarray(plan)
+    assert plan.min() >= 0 and plan.shape == (12, 8)
+    np.testing.assert_allclose(plan.sum(1), a, atol=1e-12)
+    np.testing.assert_allclose(plan.sum(0), b, atol=1e-12)
+    assert (plan * cdist(x, y) ** q).sum() ** (1 / q) == pytest.approx(value, rel=1e-10)
+
+
+numbers = st.floats(-5, 5, allow_subnormal=False)
+
+
+@st.composite
+def three_clouds(draw):
+    n, d = draw(st.integers(1, 5)), draw(st.integers(1, 2))
+    return [
+        np.array(draw(st.lists(numbers, min_size=n * d, max_size=n * d))).reshape(n, d)
+        for _ in range(3)
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(three_clouds(), st.sampled_from([1, 1.5, 2, 4]))
+def test_wasserstein_satisfies_the_axioms_of_a_metric(points, q):
+    x, y, z = points
+    w = wasserstein(x, y, q)
+    assert w == pytest.approx(wasserstein(y, x, q), rel=1e-6, abs=1e-9)
+    assert w <= wasserstein(x, z, q) + wasserstein(z, y, q) + 1e-9
+    assert wasserstein(x, x[::-1], q) <= 1e-9
+    assert wasserstein(x, y, 1) <= w * (1 + 1e-9) + 1e-12  # Jensen
+    if w == 0:
+        assert sorted(map(tuple, x)) == sorted(map(tuple, y))
+
+
+@pytest.mark.parametrize("q", [1, 2, 30])
+@pytest.mark.parametrize("d", [1, 2, 5])
+def test_a_translation_costs_its_length_and_a_scale_scales(d, q):
+    rng = np.random.default_rng(5)
+    x, t = rng.normal(size=(20, d)), rng.normal(size=d)
+    assert wasserstein(x, x + t, q) == pytest.approx(np.linalg.norm(t), rel=1e-9)
+    y = rng.normal(size=(20, d))
+    for scale in (1e-8, 1e8):
+        assert wasserstein(scale * x, scale * y, q) == pytest.approx(
+            scale * wasserstein(x, y, q), rel=1e-9
+        )
+
+
+def test_equal_clouds_and_single_points():
+    x = np.ones((3, 2))
+    assert wasserstein(x, x) == 0 and wasserstein(x, x, 2) == 0
+    assert wasserstein([[0.0, 0.0]], [[3.0, 4.0]], 2) == pytest.approx(5)
+    assert wasserstein([0.0, 1.0], [0.0], 1, [0.25, 0.75]) == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("seed, n, m, d", [(0, 60, 40, 2), (1, 50, 50, 1), (2, 30, 45, 6)])
+def test_potentials_are_one_lipschitz_function_that_attains_w1(seed, n, m, d, metric):
+    x, y, _, _ = clouds(seed, n, m, d)
+    f_x, f_y = kantorovich_potentials(x, y, metric)
+    assert f_x.mean() - f_y.mean() == pytest.approx(wasserstein(x, y, metric=metric), abs=1e-9)
+    assert f_y.mean() == pytest.approx(0, abs=1e-12)
+    z, f = np.vstack([x, y]), np.concatenate([f_x, f_y])
+    assert (f[:, None] - f - cdist(z, z, metric)).max() <= 1e-9
+
+
+def test_potentials_come_as_tensors_for_tensors():
+    x, y, _, _ = clouds(6, 5, 6, 2)
+    f_x, f_y = kantorovich_potentials(torch.from_numpy(x).float(), torch.from_numpy(y).float())
+    assert f_x.dtype == f_y.dtype == torch.float64 and f_x.shape == (5,) and f_y.shape == (6,)
+
+
+def test_pushed_density_of_a_squared_normal_is_chi_square_with_both_branches():
+    normal = torch.distributions.Normal(0.0, 1.0)
+    y = torch.linspace(0.1, 5, 20, dtype=torch.float64)[:, None]
+    branches = [torch.sqrt, lambda y: -torch.sqrt(y)]
+
+    def density(w):
+        return normal.log_prob(w[:, 0]).exp()
+
+    found = pushed_density(density, branches, y)
+    np.testing.assert_allclose(found, scipy.stats.chi2(1).pdf(y[:, 0]), rtol=1e-12)
+    np.testing.assert_allclose(pushed_density(density, branches[:1], y), found / 2, rtol=1e-12)
+
+
+def test_pushed_density_of_an_affine_map_is_the_gaussian_that_reverses_orientation():
+    A = torch.tensor([[0.0, 2.0], [1.0, 0.5]], dtype=torch.float64)  # det −2
+    c = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    y = torch.randn(30, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    standard = scipy.stats.multivariate_normal(np.zeros(2), np.eye(2))
+    found = pushed_density(
+        lambda w: torch.from_numpy(standard.pdf(w.numpy())),
+        [lambda y: torch.linalg.solve(A, y - c)],
+        y,
+    )
+    expected = scipy.stats.multivariate_normal(c.numpy(), (A @ A.T).numpy()).pdf(y.numpy())
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+def uniform(d):
+    return lambda n, generator: torch.rand(n, d, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_fitted_rates_of_the_uniform_measure_follow_its_dimension(seed):
+    slopes = [
+        empirical_rate(uniform(d), [32, 64, 128, 256], repeats=8, seed=seed).slope
+        for d in (1, 3, 5)
+    ]
+    for slope, (low, high) in zip(
+        slopes, [(-0.65, -0.4), (-0.4, -0.28), (-0.28, -0.18)], strict=True
+    ):
+        assert low <= slope <= high
+
+
+def test_the_mean_between_two_uniform_samples_on_the_line_has_its_limit():
+    """E W_1(μ_n, μ'_n) √n tends to E ∫|B_1 − B_2| dt = 2 √(1/π) ∫ √(t (1 − t)) dt = √π / 4."""
+    rate = empirical_rate(uniform(1), [500, 2000], repeats=400, seed=0)
+    scaled = rate.mean * torch.tensor(rate.sizes).sqrt()
+    error = 4 * rate.deviation * torch.tensor(rate.sizes).sqrt() / math.sqrt(400)
+    assert ((scaled - math.sqrt(math.pi) / 4).abs() < error + 0.003).all()
+
+
+X, Y = np.zeros((3, 2)), np.ones((4, 2))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (((X, Y, 0.5)), "q must be in"),
+        (((X, Y, math.inf)), "q must be in"),
+        (((X, Y, math.nan)), "q must be in"),
+        (((X, Y[:, :1])), "x is in R\\^2 and y in R\\^1"),
+        (((X[:0], Y)), "x must hold points"),
+        (((X, Y[None])), "y must hold points"),
+        (((X, np.full((4, 2), np.nan))), "y must be finite"),
+        (((X, Y, 1, [0.5, 0.5])), "x_weights must be \\[3\\]"),
+        (((X, Y, 1, [0.5, 0.6, -0.1])), "x_weights must be >= 0"),
+        (((X, Y, 1, [0.5, 0.5, math.nan])), "x_weights must be >= 0"),
+        (((X, Y, 1, None, [0.5, 0.5, 0.5, 0.5])), "y_weights must add up to 1"),
+        (((X, Y, 1, None, None, "cosine")), "metric must be one of"),
+    ],
+)
+def test_bad_input_gets_a_clear_error(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        wasserstein(*arguments)
+
+
+@pytest.mark.parametrize("call", [wasserstein, kantorovich_potentials])
+def test_clouds_that_cannot_fit_in_memory_are_refused_with_the_size(call, monkeypatch):
+    monkeypatch.setattr(transport, "BYTES", 10**18)
+    with pytest.raises(MemoryError, match=r"3 against 4 points need about .* GB"):
+        call(X, Y)
+
+
+def test_other_errors():
+    with pytest.raises(ValueError, match="x is in"):
+        kantorovich_potentials(X, Y[:, :1])
+    with pytest.raises(ValueError, match="metric"):
+        kantorovich_potentials(X, Y, "l2")
+    with pytest.raises(ValueError, match="two sizes"):
+        empirical_rate(uniform(1), [8, 8])
+    with pytest.raises(ValueError, match="at least one branch"):
+        pushed_density(lambda w: w[:, 0], [], torch.ones(2, 1))
+    with pytest.raises(ValueError, match="y must be floats"):
+        pushed_density(lambda w: w[:, 0], [torch.sqrt], torch.ones(2))
