@@ -220,7 +220,6 @@ def _monotone(
     up_to_x[-1] = up_to_y[-1] = 1.0
     levels = np.sort(np.concatenate([up_to_x, up_to_y]))  # between two of them nothing changes
     mass = np.diff(levels, prepend=0.0)
-    levels, mass = levels[mass > 0], mass[mass > 0]
     return order_x[up_to_x.searchsorted(levels)], order_y[up_to_y.searchsorted(levels)], mass
 
 
