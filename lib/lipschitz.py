@@ -1,0 +1,267 @@
+"""How fast a network can change: Lipschitz constants, bounded, found and imposed (slides 36, 39).
+
+==========================  =========================================================  ========
+``spectral_norm``           the largest singular value of a layer's linear map         slide 39
+``lipschitz_bound``         the product over the layers, an upper bound                slide 36
+``lipschitz_lower_bound``   the largest ``‖∇h‖`` that a search finds                   slide 36
+``gradient_penalty``        what a critic pays for gradients whose norm is not 1       slide 39
+``clip_weights_``           every weight into [−c, c]                                  slide 39
+``normalize_spectrally_``   layers whose map has norm 1, convolutions included         slide 39
+==========================  =========================================================  ========
+
+All constants are for the ℓ2 norm on both sides unless said otherwise. A convolution is the linear
+map on images of a given size that it is, and not its kernel reshaped to a matrix, whose norm is
+another number. The exact constant of a small ReLU network is in lib.pieces.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from lib.balls import L2, Ball
+from lib.models import Normalize
+from lib.pieces import layers_of
+
+Critic = Callable[[Tensor], Tensor]
+
+# The greatest slope of each activation that the bound knows.
+SLOPES: dict[type[nn.Module], Callable[[nn.Module], float]] = {
+    nn.ReLU: lambda layer: 1.0,
+    nn.LeakyReLU: lambda layer: max(1.0, abs(layer.negative_slope)),
+    nn.ELU: lambda layer: max(1.0, layer.alpha),
+    nn.CELU: lambda layer: 1.0,
+    nn.Tanh: lambda layer: 1.0,
+    nn.Sigmoid: lambda layer: 0.25,
+    nn.Softplus: lambda layer: 1.0,
+    nn.Flatten: lambda layer: 1.0,
+    nn.Unflatten: lambda layer: 1.0,
+    nn.Identity: lambda layer: 1.0,
+    Normalize: lambda layer: float(1 / layer.std.min()),
+}
+
+
+@torch.no_grad()
+def spectral_norm(
+    weight: Tensor,
+    input_shape: tuple[int, int] | None = None,
+    *,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] | None = None,
+) -> float:
+    """``max ‖W v‖₂ over ‖v‖₂ <= 1``, the Lipschitz constant of ``v -> W v`` (slides 36, 39).
+
+    weight: a matrix [m, n]; or a kernel [out, in, kh, kw] with input_shape = (h, w), whose map
+    [in, h, w] -> [out, ...] is the zero-padded convolution (padding None: kh // 2, kw // 2).
+    Float64 inside; a matrix by its singular values, a convolution by those of its matrix or,
+    where that is large, by the Lanczos method on its Gram operator to a relative 1e-10.
+    Raises ValueError for other shapes and for values that are not finite.
+    """
+    weight = weight.detach().double()
+    if not torch.isfinite(weight).all():
+        raise ValueError("the weight must be finite, got NaN or infinity")
+    if weight.dim() == 2 and input_shape is None:
+        return float(torch.linalg.matrix_norm(weight, 2))
+    if weight.dim() != 4 or input_shape is None or len(input_shape) != 2:
+        raise ValueError(
+            "needs a matrix [m, n], or a kernel [out, in, kh, kw] and input_shape=(h, w), got "
+            f"{list(weight.shape)} and {input_shape}"
+        )
+    if padding is None:
+        padding = (weight.shape[2] // 2, weight.shape[3] // 2)
+    shape = (1, weight.shape[1], *input_shape)
+
+    def forward(v: Tensor) -> Tensor:
+        return F.conv2d(v, weight, stride=stride, padding=padding)
+
+    size = math.prod(shape)
+    if size <= 256:
+        matrix = forward(
+            torch.eye(size, dtype=torch.float64, device=weight.device).view(size, *shape[1:])
+        )
+        return float(torch.linalg.matrix_norm(matrix.flatten(1), 2))
+    from scipy.sparse.linalg import LinearOperator, eigsh
+
+    def gram(v: np.ndarray) -> np.ndarray:
+        image = torch.as_tensor(v, dtype=torch.float64, device=weight.device).view(shape)
+        back = torch.nn.grad.conv2d_input(shape, weight, forward(image), stride, padding)
+        return back.flatten().cpu().numpy()
+
+    start = np.random.default_rng(0).normal(size=size)
+    operator = LinearOperator((size, size), matvec=gram, dtype=np.float64)
+    [square] = eigsh(operator, k=1, v0=start, tol=1e-10, return_eigenvectors=False)
+    return math.sqrt(max(square, 0.0))
+
+
+def lipschitz_bound(model: nn.Module, input_shape: Sequence[int] | None = None) -> float:
+    """``Π ‖W_l‖₂ · (greatest slope of its activation)``: slide 36's lemma (lem-lipschitz).
+
+    An upper bound of the constant of a feed-forward model, exact for one layer and often far
+    above it for more. model: an ``nn.Sequential``, nested ones too, of linear and convolution
+    layers, ``lib.models``' Normalize, and the activations in ``SLOPES``.
+    input_shape: of one input, [c, h, w]; needed if there are convolutions.
+    Raises ValueError, naming the layer, for one that it does not know.
+    """
+    bound, shape = 1.0, input_shape
+    for layer in layers_of(model):
+        if isinstance(layer, nn.Linear):
+            bound *= spectral_norm(layer.weight)
+        elif isinstance(layer, nn.Conv2d) and layer.groups == 1 and set(layer.dilation) == {1}:
+            if shape is None or len(shape) != 3:
+                raise ValueError("a convolution's norm depends on the image: give input_shape")
+            padding = layer.padding
+            if isinstance(padding, str) or layer.padding_mode != "zeros":
+                raise ValueError(f"only zero padding by numbers is known, got {layer}")
+            bound *= spectral_norm(
+                layer.weight, tuple(shape[1:]), stride=layer.stride, padding=padding
+            )
+        elif type(layer) in SLOPES:
+            bound *= SLOPES[type(layer)](layer)
+        else:
+            raise ValueError(f"no bound is known for {layer}: use the layers that SLOPES names")
+        if shape is not None:
+            with torch.no_grad():
+                like = next(model.parameters(), torch.zeros(()))
+                shape = tuple(layer(torch.zeros(1, *shape).to(like)).shape[1:])
+    return bound
+
+
+def lipschitz_lower_bound(
+    model: Critic, start: Tensor, *, steps: int = 50, step_size: float = 0.1
+) -> float:
+    """``max ‖∇h(a)‖₂`` over points found by ascent on it: a lower bound (slide 36).
+
+    model: differentiable, [n, ...] -> [n] or [n, 1]; start: [n, ...], where the n searches begin.
+    Each moves by step_size along the unit gradient of ``‖∇h‖``, ``steps`` times; of all points
+    met the largest norm counts. A ReLU network is linear around almost every point, so that its
+    search does not move: there, many starts are what helps.
+    Raises ValueError for a model that returns more than one number a sample.
+    """
+    best, a = 0.0, start.detach().clone()
+    for step in range(steps + 1):
+        a.requires_grad_()
+        norm = L2(1.0).norm(_gradient(model, a, create_graph=True))
+        best = max(best, float(norm.detach().max()))
+        if step == steps or not norm.requires_grad:
+            break
+        [up] = torch.autograd.grad(norm.sum(), a, materialize_grads=True)
+        a = (a + L2(step_size).lmo(up)).detach()
+    return best
+
+
+def gradient_penalty(
+    critic: Critic,
+    real: Tensor,
+    fake: Tensor,
+    weight: float = 10.0,
+    *,
+    one_sided: bool = False,
+    ball: type[Ball] = L2,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """``weight · mean (‖∇d(z)‖_* − 1)²``, z uniform on the segments from fake to real (slide 39).
+
+    The critic maximizes, so subtract it: the slide adds it, which rewards steep critics
+    (def-gradient-penalty; Gulrajani et al., 2017). one_sided: ``max(‖∇d‖_* − 1, 0)²``, which
+    leaves critics alone that are flatter than 1.
+    critic: [n, ...] -> [n] or [n, 1], each sample for itself; real, fake: [n, ...].
+    ball: the unit ball of the ground metric, whose dual norm is taken. generator: draws one
+    point of each segment; None: torch's own. Differentiable in the critic's parameters.
+    Raises ValueError for two shapes and for a weight that is not >= 0.
+    """
+    if real.shape != fake.shape:
+        raise ValueError(f"real {list(real.shape)} and fake {list(fake.shape)} must agree")
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"weight must be finite and >= 0, got {weight}")
+    where = generator.device if generator else real.device
+    t = torch.rand(len(real), generator=generator, device=where).to(real)
+    t = t.reshape(-1, *[1] * (real.dim() - 1))
+    z = torch.lerp(fake.detach(), real.detach(), t).requires_grad_()
+    excess = ball(1.0).dual_norm(_gradient(critic, z, create_graph=True)) - 1
+    return weight * (excess.clamp(min=0) if one_sided else excess).square().mean()
+
+
+@torch.no_grad()
+def clip_weights_(critic: nn.Module, c: float) -> None:
+    """Every parameter to the nearest in [−c, c], in place: a projection in ℓ∞ (slide 39).
+
+    It bounds each weight and so the constant, but by a number other than 1 that depends on the
+    widths: an [m, n] layer's norm is at most ``c √(m n)``. Raises ValueError unless c > 0.
+    """
+    if not 0 < c < math.inf:
+        raise ValueError(f"c must be finite and > 0, got {c}")
+    for p in critic.parameters():
+        p.clamp_(-c, c)
+
+
+def normalize_spectrally_(model: nn.Module, input_shape: Sequence[int] | None = None) -> nn.Module:
+    """Divide each layer's weight by its spectral norm, in place, from now on (slide 39).
+
+    With 1-Lipschitz activations the model is then 1-Lipschitz. Miyato et al. (2018) divide a
+    convolution by the norm of its reshaped kernel, which bounds nothing; here the norm is that of
+    the convolution on its images. In training mode each forward pass does one step of power
+    iteration, whose estimate lags behind a moving weight; in evaluation mode it is as it was.
+    ``lipschitz_bound(model)`` says what holds. input_shape: [c, h, w], if there are convolutions.
+    Returns the model. Raises ValueError as lipschitz_bound does.
+    """
+    lipschitz_bound(model, input_shape)  # refuses what it does not know
+    shape = input_shape
+    for layer in list(layers_of(model)):
+        before = shape
+        if shape is not None:
+            with torch.no_grad():
+                shape = tuple(layer(torch.zeros(1, *shape).to(next(model.parameters()))).shape[1:])
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            parametrize.register_parametrization(layer, "weight", _Normalized(layer, before))
+    return model
+
+
+class _Normalized(nn.Module):
+    """``W / σ``, σ = ⟨u, W v⟩ by power iteration on ``v -> W v`` and its adjoint."""
+
+    def __init__(self, layer: nn.Linear | nn.Conv2d, shape: Sequence[int] | None) -> None:
+        super().__init__()
+        self.convolution = isinstance(layer, nn.Conv2d)
+        if self.convolution:
+            self.shape = (1, *shape)
+            self.settings = layer.stride, layer.padding
+        else:
+            self.shape = (1, layer.in_features)
+        generator = torch.Generator().manual_seed(0)
+        v = torch.randn(self.shape, generator=generator).to(layer.weight)
+        self.register_buffer("v", v / v.norm())
+        for _ in range(50):
+            self._iterate(layer.weight)
+
+    def _map(self, weight: Tensor, v: Tensor) -> Tensor:
+        return F.conv2d(v, weight, None, *self.settings) if self.convolution else v @ weight.T
+
+    @torch.no_grad()
+    def _iterate(self, weight: Tensor) -> None:
+        u = self._map(weight, self.v)
+        if self.convolution:
+            v = torch.nn.grad.conv2d_input(self.shape, weight, u, *self.settings)
+        else:
+            v = u @ weight
+        self.v = torch.where(v.norm() > 0, v / v.norm(), self.v)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        if self.training:
+            self._iterate(weight)
+        return weight / self._map(weight, self.v.clone()).norm()
+
+
+def _gradient(critic: Critic, a: Tensor, *, create_graph: bool) -> Tensor:
+    """∇d(a) of each sample."""
+    with torch.enable_grad():
+        value = critic(a)
+        if value.numel() != len(a):
+            raise ValueError(f"needs one value a sample, got {list(value.shape)} for {len(a)}")
+        [g] = torch.autograd.grad(value.sum(), a, create_graph=create_graph, materialize_grads=True)
+    return g

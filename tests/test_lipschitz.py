@@ -1,0 +1,264 @@
+"""lib.lipschitz and lib.pieces against dense matrices, sampling, closed forms and each other."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lib import models
+from lib.balls import L2, LInf
+from lib.lipschitz import (
+    clip_weights_,
+    gradient_penalty,
+    lipschitz_bound,
+    lipschitz_lower_bound,
+    normalize_spectrally_,
+    spectral_norm,
+)
+from lib.pieces import lipschitz_constant
+
+
+def normal(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def dense(kernel, shape, stride=1, padding=1):
+    """The matrix of a convolution on [in, h, w], column by column."""
+    size = math.prod(shape)
+    basis = torch.eye(size, dtype=kernel.dtype).reshape(size, *shape)
+    return F.conv2d(basis, kernel, stride=stride, padding=padding).flatten(1).T
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (7, 2), (1, 1), (40, 40)])
+def test_a_matrixs_norm_is_its_largest_singular_value(shape):
+    W = normal(*shape)
+    assert spectral_norm(W) == pytest.approx(np.linalg.norm(W.numpy(), 2), rel=1e-12)
+    assert spectral_norm(W.float()) == pytest.approx(np.linalg.norm(W.numpy(), 2), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "image", "stride", "padding"),
+    [
+        ((4, 2, 3, 3), (5, 6), 1, 1),
+        ((2, 3, 3, 3), (12, 12), 1, 1),  # by Lanczos
+        ((8, 3, 4, 4), (12, 12), 2, 1),
+        ((1, 1, 5, 3), (7, 7), 1, (2, 1)),
+        ((3, 1, 3, 3), (20, 20), 1, 0),
+    ],
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_convolutions_norm_is_its_dense_matrixs(kernel, image, stride, padding, seed):
+    weight = normal(*kernel, seed=seed)
+    expected = torch.linalg.matrix_norm(dense(weight, (kernel[1], *image), stride, padding), 2)
+    found = spectral_norm(weight, image, stride=stride, padding=padding)
+    assert found == pytest.approx(float(expected), rel=1e-8)
+
+
+def test_by_default_a_convolution_keeps_the_images_size_and_differs_from_its_reshaped_kernel():
+    weight = normal(4, 2, 3, 3)
+    expected = torch.linalg.matrix_norm(dense(weight, (2, 6, 6)), 2)
+    assert spectral_norm(weight, (6, 6)) == pytest.approx(float(expected), rel=1e-10)
+    assert abs(spectral_norm(weight.flatten(1)) - float(expected)) > 0.1
+
+
+def network(*widths, seed=0, act=nn.ReLU):
+    layers = []
+    for i, (n, m) in enumerate(itertools.pairwise(widths)):
+        layer = nn.Linear(n, m).double()
+        with torch.no_grad():
+            layer.weight.copy_(normal(m, n, seed=100 * seed + i))
+            layer.bias.copy_(normal(m, seed=100 * seed + 50 + i))
+        layers += [layer, act()]
+    return nn.Sequential(*layers[:-1])
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("widths", [(2, 6, 1), (3, 5, 2), (2, 4, 4, 1)])
+def test_the_exact_constant_lies_between_all_gradients_and_the_bound(widths, seed):
+    net = network(*widths, seed=seed)
+    exact = lipschitz_constant(net)
+    a = 3 * normal(20_000, widths[0], seed=seed)
+    jacobians = torch.func.vmap(torch.func.jacrev(net))(a)
+    sampled = float(torch.linalg.matrix_norm(jacobians.detach(), 2).max())
+    assert sampled <= exact * (1 + 1e-9)
+    assert exact <= lipschitz_bound(net) * (1 + 1e-9)
+    assert exact <= 1.6 * sampled  # small cells may be missed, but not by much
+    if widths[-1] == 1:
+        assert lipschitz_lower_bound(net, a[:200], steps=0) <= exact * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_on_the_line_the_exact_constant_is_the_steepest_of_all_segments(seed):
+    net = network(1, 9, 1, seed=seed)
+    V, v, w = net[0].weight[:, 0], net[0].bias, net[2].weight[0]
+    kinks = (-v / V).detach().sort().values
+    middles = torch.cat([kinks[:1] - 1, (kinks[1:] + kinks[:-1]) / 2, kinks[-1:] + 1])
+    slopes = [float((w * V)[V * t + v > 0].sum().abs()) for t in middles]
+    assert lipschitz_constant(net) == pytest.approx(max(slopes), rel=1e-12)
+
+
+def test_an_impossible_pattern_of_units_does_not_count():
+    """relu(a) − relu(−a) = a: both units are never on at once, and the bound of 2 is not met."""
+    net = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1)).double()
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor([[1.0], [-1.0]]))
+        net[0].bias.zero_()
+        net[2].weight.copy_(torch.tensor([[1.0, -1.0]]))
+    assert lipschitz_constant(net) == pytest.approx(1)
+    assert lipschitz_bound(net) == pytest.approx(2)
+
+
+def test_the_bound_of_a_convolutional_network_is_never_exceeded():
+    net = models.cnn((1, 8, 8), seed=0).double()
+    bound = lipschitz_bound(net, (1, 8, 8))
+    a, b = (torch.rand(500, 1, 8, 8, dtype=torch.float64) for _ in range(2))
+    ratio = L2(1.0).norm(net(a) - net(b)) / L2(1.0).norm(a - b)
+    assert float(ratio.max()) <= bound
+    only = nn.Sequential(net[0], net[1])  # a linear map: there the bound is exact
+    matrix = dense(net[1].weight.detach(), (1, 8, 8), 2, 1) / models.MNIST_STD
+    assert lipschitz_bound(only, (1, 8, 8)) == pytest.approx(
+        float(torch.linalg.matrix_norm(matrix, 2)), rel=1e-6
+    )
+
+
+def test_the_bound_counts_steep_activations_and_refuses_unknown_layers():
+    layer = nn.Linear(3, 1).double()
+    norm = spectral_norm(layer.weight)
+    assert lipschitz_bound(nn.Sequential(layer, nn.Sigmoid())) == pytest.approx(norm / 4)
+    assert lipschitz_bound(nn.Sequential(layer, nn.LeakyReLU(3.0))) == pytest.approx(3 * norm)
+    assert lipschitz_bound(nn.Sequential(nn.ELU(2.0), layer)) == pytest.approx(2 * norm)
+    with pytest.raises(ValueError, match="no bound is known for BatchNorm1d"):
+        lipschitz_bound(nn.Sequential(nn.BatchNorm1d(3), layer))
+    with pytest.raises(ValueError, match="give input_shape"):
+        lipschitz_bound(nn.Sequential(nn.Conv2d(1, 1, 3)))
+    with pytest.raises(ValueError, match="only zero padding"):
+        lipschitz_bound(nn.Sequential(nn.Conv2d(1, 1, 3, padding="same")), (1, 4, 4))
+    with pytest.raises(ValueError, match="Linear and ReLU"):
+        lipschitz_constant(nn.Sequential(layer, nn.Tanh()))
+
+
+def test_the_search_climbs_to_the_steepest_point_of_a_smooth_function():
+    def h(a):  # |h'| = 1 / cosh² <= 1, attained at 0
+        return torch.tanh(a[:, 0])
+
+    start = torch.tensor([[1.5], [-2.0]], dtype=torch.float64)
+    assert lipschitz_lower_bound(h, start, steps=0) < 0.3
+    assert lipschitz_lower_bound(h, start, steps=30) == pytest.approx(1, abs=0.01)
+    assert lipschitz_lower_bound(lambda a: 3 * a[:, 0], start) == pytest.approx(3)
+
+
+REAL, FAKE = normal(50, 4), normal(50, 4, seed=1)
+
+
+@pytest.mark.parametrize("one_sided", [False, True])
+@pytest.mark.parametrize("slope", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize("ball", [L2, LInf])
+def test_the_penalty_of_a_linear_critic_is_its_closed_form(slope, one_sided, ball):
+    w = normal(4, seed=2)
+    w = slope * w / ball(1.0).dual_norm(w[None])
+    value = gradient_penalty(lambda a: a @ w, REAL, FAKE, 7.0, one_sided=one_sided, ball=ball)
+    expected = 7 * (max(slope - 1, 0) if one_sided else slope - 1) ** 2
+    assert float(value) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_penalty_looks_at_points_on_the_segments_one_for_each_pair():
+    seen = []
+
+    def critic(a):
+        seen.append(a.detach())
+        return a.square().sum(1) / 2  # gradient a
+
+    value = gradient_penalty(critic, REAL, FAKE, 2.0, generator=torch.Generator().manual_seed(0))
+    [z] = seen
+    t = ((z - FAKE) / (REAL - FAKE)).round(decimals=9)
+    assert (t == t[:, :1]).all() and t.min() >= 0 and t.max() <= 1 and len(t.unique()) == 50
+    assert t[:, 0].std() == pytest.approx(1 / math.sqrt(12), rel=0.3)
+    assert float(value) == pytest.approx(float(2 * (z.norm(dim=1) - 1).square().mean()))
+
+
+def test_the_penaltys_gradient_in_the_critics_weights_is_that_of_finite_differences():
+    net = network(4, 5, 1, act=nn.Tanh)
+    weight = net[0].weight
+
+    def value():
+        return gradient_penalty(net, REAL, FAKE, generator=torch.Generator().manual_seed(0))
+
+    value().backward()
+    direction = normal(*weight.shape, seed=3)
+    with torch.no_grad():
+        weight += 1e-5 * direction
+        up = float(value())
+        weight -= 2e-5 * direction
+        down = float(value())
+    assert float((weight.grad * direction).sum()) == pytest.approx((up - down) / 2e-5, rel=1e-6)
+
+
+def test_the_penalty_refuses_what_makes_no_sense():
+    with pytest.raises(ValueError, match="must agree"):
+        gradient_penalty(lambda a: a.sum(1), REAL, FAKE[:3])
+    with pytest.raises(ValueError, match="weight must be"):
+        gradient_penalty(lambda a: a.sum(1), REAL, FAKE, -1.0)
+    with pytest.raises(ValueError, match="one value a sample"):
+        gradient_penalty(lambda a: a, REAL, FAKE)
+
+
+def test_clipping_is_the_projection_of_every_weight():
+    net = network(4, 8, 1)
+    before = [p.detach().clone() for p in net.parameters()]
+    clip_weights_(net, 0.3)
+    for p, old in zip(net.parameters(), before, strict=True):
+        assert torch.equal(p, LInf(0.3).project(old.reshape(1, -1)).reshape(old.shape))
+    assert lipschitz_bound(net) <= 0.3 * math.sqrt(4 * 8) * 0.3 * math.sqrt(8)
+    for c in (0.0, -1.0, math.nan):
+        with pytest.raises(ValueError, match="c must be"):
+            clip_weights_(net, c)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_after_spectral_normalization_every_layer_has_norm_one_convolutions_too(seed):
+    net = models.cnn((1, 8, 8), seed=seed)
+    normalize_spectrally_(net, (1, 8, 8))
+    for _ in range(100):
+        net(torch.rand(2, 1, 8, 8))
+    bound = lipschitz_bound(nn.Sequential(*list(net)[1:]), (1, 8, 8))
+    assert bound == pytest.approx(1, rel=2e-2)
+    assert bound >= 1 - 1e-5  # power iteration finds at most the norm, so that W / σ has at least 1
+
+
+def test_spectral_normalization_follows_a_moving_weight_in_training_mode_only():
+    net = normalize_spectrally_(nn.Sequential(nn.Linear(6, 4)))
+    original = net[0].parametrizations.weight.original
+    with torch.no_grad():
+        original.copy_(normal(4, 6, seed=5).float())
+    net.eval()
+    net(torch.zeros(1, 6))
+    stale = spectral_norm(net[0].weight)
+    net.train()
+    for _ in range(200):
+        net(torch.zeros(1, 6))
+    assert spectral_norm(net[0].weight) == pytest.approx(1, rel=1e-4) and stale > 1.01
+    net[0].weight.sum().backward()
+    assert original.grad is not None and original.grad.norm() > 0
+    state = net.state_dict()
+    fresh = normalize_spectrally_(nn.Sequential(nn.Linear(6, 4)))
+    fresh.load_state_dict(state)
+    assert torch.equal(fresh.eval()[0].weight, net.eval()[0].weight)
+
+
+@pytest.mark.parametrize(
+    ("weight", "shape", "message"),
+    [
+        (torch.ones(3), None, "needs a matrix"),
+        (torch.ones(2, 2, 3, 3), None, "needs a matrix"),
+        (torch.ones(2, 2), (3, 3), "needs a matrix"),
+        (torch.full((2, 2), math.nan), None, "must be finite"),
+    ],
+)
+def test_bad_weights_get_a_clear_error(weight, shape, message):
+    with pytest.raises(ValueError, match=message):
+        spectral_norm(weight, shape)
