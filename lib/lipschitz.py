@@ -100,7 +100,7 @@ def spectral_norm(
 
 
 def lipschitz_bound(model: nn.Module, input_shape: Sequence[int] | None = None) -> float:
-    """``Π ‖W_l‖₂ · (greatest slope of its activation)``: slide 36's lemma (lem-lipschitz).
+    """``Π ‖W_l‖₂ · (greatest slope of its activation)``: slide 36's lemma.
 
     An upper bound of the constant of a feed-forward model, exact for one layer and often far
     above it for more. model: an ``nn.Sequential``, nested ones too, of linear and convolution
@@ -168,7 +168,7 @@ def gradient_penalty(
     """``weight · mean (‖∇d(z)‖_* − 1)²``, z uniform on the segments from fake to real (slide 39).
 
     The critic maximizes, so subtract it: the slide adds it, which rewards steep critics
-    (def-gradient-penalty; Gulrajani et al., 2017). one_sided: ``max(‖∇d‖_* − 1, 0)²``, which
+    (Gulrajani et al., 2017). one_sided: ``max(‖∇d‖_* − 1, 0)²``, which
     leaves critics alone that are flatter than 1.
     critic: [n, ...] -> [n] or [n, 1], each sample for itself; real, fake: [n, ...].
     ball: the unit ball of the ground metric, whose dual norm is taken. generator: draws one

@@ -40,11 +40,11 @@ def wasserstein(
     """``W_q = (min_π Σ π_ij d(x_i, y_j)^q)^(1/q)`` over couplings π of the two weights (slide 29).
 
     x: [n, d]; y: [m, d]; weights: [n] and [m], >= 0, that add up to 1, None: all equal. The
-    minimum is over π >= 0 [n, m] with row sums x_weights and column sums y_weights (def-coupling,
-    def-wasserstein). metric: d, the "euclidean", "cityblock" (ℓ1) or "chebyshev" (ℓ∞) distance.
+    minimum is over π >= 0 [n, m] with row sums x_weights and column sums y_weights. metric: d, the
+    "euclidean", "cityblock" (ℓ1) or "chebyshev" (ℓ∞) distance.
     plan: also return an optimal π, as an array or tensor like x, float64.
 
-    On the line sorting solves it (prop-sorting), in ``O(n log n)`` time; elsewhere the network
+    On the line sorting solves it, in ``O(n log n)`` time; elsewhere the network
     simplex, whose time grows about like n³ and whose memory like n·m (4,000 against 4,000 points:
     0.8 GB). Relative rounding error about 1e-12.
     Raises ValueError for q < 1 (the root of such a minimum is no metric), infinite q, bad shapes,
@@ -83,7 +83,7 @@ def wasserstein(
 def kantorovich_potentials(x: Cloud, y: Cloud, metric: str = "euclidean") -> tuple[Cloud, Cloud]:
     """The values on x [n] and on y [m] of a 1-Lipschitz f with ``mean f(x) − mean f(y) = W_1``.
 
-    Of all 1-Lipschitz functions f attains the maximum of slide 34 (thm-kantorovich-rubinstein).
+    Of all 1-Lipschitz functions f attains the maximum of slide 34.
     With the dual variables v of the linear program it is the c-transform
     ``f(z) = min_j d(z, y_j) − v_j``, as a minimum of 1-Lipschitz functions 1-Lipschitz on the
     whole space, and so in particular across x and y together. Its mean over y is 0.
@@ -118,7 +118,7 @@ def pushed_density(
     """``Σ_b p(g_b(y)) |det ∂g_b(y)|``: the density of h(ω) at the points y (slide 31).
 
     density: p of ω, [n, d] -> [n]; branches: the inverses g_b of h on the pieces on which it is
-    one to one and smooth, each [d] -> [d] in torch (prop-change-of-variables); y: [n, d], values
+    one to one and smooth, each [d] -> [d] in torch; y: [n, d], values
     of h. A diffeomorphism has one branch, ``ω²`` has two, ``√y`` and ``−√y``.
     Returns [n]. Raises ValueError for a y that is not [n, d] and for no branch.
     """
@@ -154,7 +154,7 @@ def empirical_rate(
 
     draw: (n, generator) -> [n, d], independent draws from μ. Each repeat of each size draws anew.
     W_q between a sample and μ itself is between half of this and all of it, in expectation, for
-    q = 1 (prop-two-samples): the slope is the same.
+    q = 1: the slope is the same.
     Raises ValueError for fewer than two sizes, sizes below 1, or repeats below 1.
     """
     sizes = [int(n) for n in sizes]
