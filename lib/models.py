@@ -28,6 +28,14 @@ CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "celu": nn.CELU}
 
 
+def predict(logits: Tensor) -> Tensor:
+    """The predicted classes [n]: of the largest logit; of a single logit, 1 if it is positive.
+
+    logits: [n, classes], or [n, 1] for the two classes 0 and 1.
+    """
+    return logits.argmax(1) if logits.shape[1] > 1 else (logits[:, 0] > 0).long()
+
+
 class Normalize(nn.Module):
     """``(a − mean) / std`` in each channel: [n, *shape] -> [n, *shape].
 

@@ -1,43 +1,52 @@
-"""Training loops: minimize ``(1/n) Σ L(h_x(a_i), b_i)`` over x (slides 5 and 23).
+"""Training: minimize ``(1/n) Σ L(h_x(a_i), b_i)``, or its adversarial kin, over x (slides 5, 23).
 
-An *update* says what is minimized: ``update(model, a, b)`` sets each parameter's ``.grad`` for
-one minibatch and returns the loss. ``fit`` is the loop around it, the same for every update.
+``fit`` is the loop of slide 23, the same for every *update*: ``update(model, a, b)`` sets each
+parameter's ``.grad`` for one minibatch and returns the loss. The updates stand in lib.updates,
+and can be called from here too. A run that is killed goes on from its checkpoint.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from math import ceil, isfinite
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
-from lib.attacks import Loss, cross_entropy
+from lib.attacks import cross_entropy
+from lib.checkpoints import CheckpointError, Keeper, checksum, torch_seeded
 from lib.data import Images
+from lib.models import predict
+from lib.updates import Update, adversarial, ball_stability, danskin, erm, sharpness_aware
 
-Update = Callable[[nn.Module, Tensor, Tensor], Tensor]  # sets .grad, returns the mean loss
+__all__ = [
+    "accuracy",
+    "adversarial",
+    "ball_stability",
+    "cross_entropy",
+    "danskin",
+    "erm",
+    "fit",
+    "sharpness_aware",
+]
+
+DIVERGED = 1000  # times the first loss, or times 1 where that was less
 
 
-def erm(loss: Loss = cross_entropy) -> Update:
-    """Empirical risk minimization: the gradient of ``(1/m) Σ L(h_x(a_i), b_i)`` (slide 5, def-erm).
+class Sampler(Protocol):
+    """Chooses the images to train on, such as ``lib.fairness.ClassFocusedSampler``."""
 
-    The sum is over the minibatch, so that in expectation it is the gradient of the risk R_n.
-    loss: (logits [m, classes], labels [m]) -> [m]; one that returns another shape, such as the
-    batch's mean, is refused with a ValueError.
-    """
-
-    def update(model: nn.Module, a: Tensor, b: Tensor) -> Tensor:
-        model.zero_grad(set_to_none=True)
-        losses = loss(model(a), b)
-        if losses.shape != b.shape:
-            raise ValueError(
-                f"loss must return one value a sample, {list(b.shape)}, got {list(losses.shape)}: "
-                'use reduction="none"'
-            )
-        risk = losses.mean()
-        risk.backward()
-        return risk.detach()
-
-    return update
+    def draw(self, n: int) -> Tensor: ...  # indices [n]
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 def fit(
@@ -49,71 +58,225 @@ def fit(
     batch_size: int = 100,
     lr: float = 1e-3,
     seed: int = 0,
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
+    schedule: Callable[[Optimizer], LRScheduler] | None = None,
+    sampler: Sampler | None = None,
+    evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+    checkpoint: str | Path | None = None,
+    every: float = 60.0,
+    device: str | torch.device | None = None,
+    precision: str = "float32",
+    channels_last: bool = False,
+    compile: bool = False,
     progress: bool | None = None,
 ) -> dict[str, list[float]]:
-    """Minibatch training with Adam (Kingma and Ba, 2015); the loop of slide 23.
+    """Minibatch training, the loop of slide 23, by default with Adam (Kingma and Ba, 2015).
 
     Every epoch visits every image once, in a new order; the last minibatch may be smaller. The
     model is in training mode during the updates and in evaluation mode afterwards. The same
-    seed gives the same weights, bit for bit on a CPU.
+    seed gives the same weights, bit for bit on a CPU: it sets the order, and torch's global
+    generators (from which dropout draws), which the caller finds as they were.
 
+    optimizer: parameters -> optimizer, such as ``partial(torch.optim.SGD, lr=0.1)``; None: Adam
+    with ``lr``. schedule: optimizer -> learning rate schedule, stepped after each epoch.
+    sampler: draws each minibatch; an epoch is then ``ceil(n / batch_size)`` draws.
+    evaluate: model (in evaluation mode) -> numbers for the history, at each epoch's end; None:
+    ``{"accuracy": accuracy(model, data)}``. It must not change what the training depends on.
+    checkpoint: a file to go on from if it is there. It is written before the first step, about
+    every ``every`` seconds and at the end. A run killed at any moment and started again with the
+    same arguments ends with the weights and the history, bit for bit on a CPU, of one that was
+    not. With more epochs, a finished run goes on. To use the weights alone:
+    ``model.load_state_dict(checkpoints.load(path)["model"])``.
+    device: where to train (None: where the model is); the model stays there.
+    precision: of the updates, "float32", or "bfloat16" by autocast. channels_last: the memory
+    layout of images and kernels. compile: run the updates on ``torch.compile(model)``.
     progress: show a bar with the time left; None shows one on a terminal only.
-    Returns ``{"loss": [...], "accuracy": [...]}``, one value an epoch: the mean over the images
-    of the loss that update returned, and the accuracy on ``data`` at the epoch's end, in [0, 1].
 
-    Raises ValueError for settings out of range, and FloatingPointError as soon as a loss or a
-    gradient is not finite; the model then has the weights from before that step.
+    Returns ``{"loss": [...], "accuracy": [...]}``, one value an epoch: the mean over the images
+    of the loss that update returned, and what evaluate says.
+
+    Raises ValueError for settings out of range; CheckpointError for a checkpoint that is damaged
+    or of other settings, data or model; and FloatingPointError as soon as a loss, a gradient or
+    a weight is not finite, or a minibatch's loss is above 1000 times the run's first one (or
+    above 1000, if that was below 1). The model is then as before that step, and the checkpoint
+    remains that of an earlier one.
     """
     for name, value in (("epochs", epochs), ("batch_size", batch_size), ("images", len(data))):
         if value < 1:
             raise ValueError(f"{name} must be >= 1, got {value}")
     if not 0 < lr < float("inf"):
         raise ValueError(f"lr must be finite and > 0, got {lr}")
-    from tqdm import trange
+    if not every >= 0:
+        raise ValueError(f"every must be >= 0 seconds, got {every}")
+    if precision not in ("float32", "bfloat16"):
+        raise ValueError(f'precision must be "float32" or "bfloat16", got {precision!r}')
+    if next(model.parameters(), None) is None:
+        raise ValueError("the model has no parameters to train")
+    from tqdm import tqdm
 
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-    history: dict[str, list[float]] = {"loss": [], "accuracy": []}
-    try:
-        epochs_bar = trange(
-            epochs, unit="epoch", disable=None if progress is None else not progress
-        )
-        for epoch in epochs_bar:
-            model.train()
-            total = 0.0
-            for batch in torch.randperm(len(data), generator=generator).split(batch_size):
-                loss = float(update(model, data.a[batch], data.b[batch]).detach())
-                _check_finite(model, loss, epoch, lr)
-                optimizer.step()
-                total += loss * len(batch)
-            history["loss"].append(total / len(data))
-            history["accuracy"].append(accuracy(model, data))
-            epochs_bar.set_postfix({name: f"{of[-1]:.4f}" for name, of in history.items()})
-    finally:
-        model.eval()
-    return history
+    model.to(device, memory_format=torch.channels_last if channels_last else None)
+    data = data.to(next(model.parameters()).device)
+    evaluate = evaluate or (lambda model: {"accuracy": accuracy(model, data)})
+    optimizer = (optimizer or partial(torch.optim.Adam, lr=lr))(model.parameters())
+    schedule = schedule and schedule(optimizer)
+    run = _Run(model, data, epochs, batch_size, seed, optimizer, schedule, sampler)
+    gradient = _gradient(update, model, precision, channels_last, compile)
+    settings = {"precision": precision, "channels_last": channels_last, "compile": compile}
+    hide = None if progress is None else not progress
+
+    with (
+        run.kept_at(checkpoint, every, update, settings),
+        tqdm(total=epochs, initial=run.epoch, unit="epoch", disable=hide) as bar,
+    ):
+        while run.epoch < epochs:
+            for a, b in run.minibatches():  # ii. select a minibatch
+                loss = gradient(a, b)  # i, iii. its mean gradient g
+                run.step(loss)  # iv. x ← x − α g
+            run.end_epoch(evaluate)
+            bar.set_postfix({name: f"{of[-1]:.4f}" for name, of in run.history.items()})
+            bar.update()
+    return run.history
 
 
 @torch.no_grad()
 def accuracy(model: nn.Module, data: Images, *, batch_size: int = 1000) -> float:
     """The share of images that the model classifies correctly, in [0, 1].
 
-    The prediction is the largest logit's class; of a model with a single logit, 1 where it is
-    positive and else 0. Leaves the model in evaluation mode.
+    The prediction is that of ``models.predict``. Leaves the model in evaluation mode.
     """
     model.eval()
     right = 0
     for a, b in zip(data.a.split(batch_size), data.b.split(batch_size), strict=True):
-        h = model(a)
-        prediction = h.argmax(1) if h.shape[1] > 1 else (h[:, 0] > 0).long()
-        right += int((prediction == b).sum())
+        right += int((predict(model(a)) == b).sum())
     return right / len(data)
 
 
-def _check_finite(model: nn.Module, loss: float, epoch: int, lr: float) -> None:
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    if not torch.isfinite(torch.nn.utils.get_total_norm(gradients) + loss):
+_POSITION = ("epoch", "batch", "order", "total", "seen", "limit", "history")
+
+
+def _gradient(
+    update: Update, model: nn.Module, precision: str, channels_last: bool, compile: bool
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The update of this model, in the precision, layout and form that fit was asked for."""
+    network = torch.compile(model) if compile else model
+    autocast = torch.autocast(
+        next(model.parameters()).device.type, torch.bfloat16, enabled=precision == "bfloat16"
+    )
+    layout = torch.channels_last if channels_last else torch.preserve_format
+
+    def gradient(a: Tensor, b: Tensor) -> Tensor:
+        with autocast:
+            return update(network, a.to(memory_format=layout), b)
+
+    return gradient
+
+
+@dataclass(eq=False)
+class _Run:
+    """The state of a run: its parts, and where it stands, so that it can be saved at any step."""
+
+    model: nn.Module
+    data: Images
+    epochs: int
+    batch_size: int
+    seed: int
+    optimizer: Optimizer
+    schedule: LRScheduler | None
+    sampler: Sampler | None
+
+    epoch: int = 0  # how many are done
+    batch: int = 0  # how many of this epoch are done
+    order: Tensor | None = None  # of the images in this epoch
+    total: float = 0.0  # the sum of this epoch's losses
+    seen: int = 0  # their number
+    limit: float = 0.0  # above it a loss diverges; 0 until the first loss is known
+    history: dict[str, list[float]] = field(default_factory=dict)
+
+    def minibatches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """What is left of the epoch; between two minibatches, when it is time, a checkpoint."""
+        self.model.train()
+        n, m = len(self.data), self.batch_size
+        if self.order is None and self.sampler is None:
+            self.order = torch.randperm(n, generator=self.generators[0])
+        while self.batch < ceil(n / m):
+            self.keeper.save_if_due()
+            self.before = [value.clone() for value in self.model.state_dict().values()]
+            if self.sampler is None:
+                i = self.order[self.batch * m : (self.batch + 1) * m]
+            else:
+                i = self.sampler.draw(m)
+            self.size = len(i)
+            yield self.data.a[i], self.data.b[i]
+            self.batch += 1
+
+    def step(self, loss: Tensor) -> None:
+        """The optimizer's step; where the run has gone wrong, the model is put back instead."""
+        value = float(loss.detach())
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        if not isfinite(get_total_norm(gradients) + value):
+            self._stop(f"the loss is {value} or its gradient is not finite")
+        self.limit = self.limit or DIVERGED * max(1.0, abs(value))
+        if abs(value) > self.limit:
+            self._stop(f"the loss is {value:g} and diverges, being above {self.limit:g}")
+        self.optimizer.step()
+        if not isfinite(get_total_norm(self.model.parameters())):
+            self._stop("a weight is not finite after a step")
+        self.total, self.seen = self.total + value * self.size, self.seen + self.size
+
+    @torch.no_grad()
+    def _stop(self, problem: str) -> None:
+        for value, before in zip(self.model.state_dict().values(), self.before, strict=True):
+            value.copy_(before)
+        lr = self.optimizer.param_groups[0]["lr"]
+        kept = f", and so was the checkpoint {self.keeper.path}" if self.keeper.path else ""
         raise FloatingPointError(
-            f"the loss is {loss} or its gradient is not finite, in epoch {epoch + 1}: try a "
-            f"smaller lr than {lr} or check the data; the weights before this step were kept"
+            f"{problem}, in epoch {self.epoch + 1}: try a smaller lr than {float(lr):g}, or check "
+            f"the data and the loss; the weights before this step were kept{kept}"
         )
+
+    def end_epoch(self, evaluate: Callable[[nn.Module], Mapping[str, float]]) -> None:
+        """Each number's value goes into the history, and the learning rate to its next one."""
+        self.model.eval()
+        values = {"loss": self.total / self.seen, **evaluate(self.model)}
+        for name, value in values.items():
+            self.history.setdefault(name, []).append(float(value))
+        if self.schedule is not None:
+            self.schedule.step()
+        self.epoch, self.batch, self.order = self.epoch + 1, 0, None
+        self.total, self.seen = 0.0, 0
+        if self.epoch == self.epochs:
+            self.keeper.save()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _POSITION}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        begun = state["epoch"] + (state["batch"] > 0)
+        if begun > self.epochs:
+            raise CheckpointError(
+                f"{self.keeper.path} has begun epoch {begun}, more than epochs={self.epochs}: ask "
+                f"for epochs={begun} or more, or give another path"
+            )
+        vars(self).update({name: state[name] for name in _POSITION})
+
+    @contextmanager
+    def kept_at(
+        self, path: str | Path | None, every: float, update: Update, settings: dict[str, Any]
+    ) -> Iterator[None]:
+        """Go on from the checkpoint if it is there, and be kept in it from now on."""
+        device = next(self.model.parameters()).device
+        parts = {"run": self, "model": self.model, "optimizer": self.optimizer}
+        parts |= {"schedule": self.schedule, "sampler": self.sampler}
+        if path:
+            settings |= {"batch_size": self.batch_size, "seed": self.seed, "device": device.type}
+            settings |= {"images": len(self.data), "CRC-32": checksum(self.data.a, self.data.b)}
+            settings["update"] = getattr(update, "__qualname__", type(update).__name__)
+        try:
+            with torch_seeded(self.seed, device) as of_torch:
+                shuffle = torch.Generator().manual_seed(self.seed)
+                self.generators = [shuffle, *of_torch, *getattr(update, "generators", ())]
+                self.keeper = Keeper(path, parts, self.generators, settings, every=every)
+                self.keeper.start()
+                yield
+        finally:
+            self.model.eval()

@@ -1,5 +1,6 @@
 """lib.training: gradients against finite differences and closed forms, the loop against others."""
 
+from functools import partial
 from math import ceil
 
 import numpy as np
@@ -7,9 +8,10 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from lib import models
+from lib import attacks, fairness, models
+from lib.balls import LInf
 from lib.data import Images
-from lib.training import accuracy, cross_entropy, erm, fit
+from lib.training import accuracy, adversarial, cross_entropy, erm, fit
 
 SEEDS = 0, 1, 2
 
@@ -331,3 +333,253 @@ def test_the_bar_is_shown_on_request_and_otherwise_only_on_a_terminal(capsys):
         assert ("epoch" in captured.err and "loss=" in captured.err) == shown
         assert bool(captured.err) == shown
         assert captured.out == ""
+
+
+# --- what fit takes ------------------------------------------------------------------------
+
+
+def test_the_optimizer_and_the_schedule_are_the_callers_and_lr_changes_after_each_epoch():
+    data, fitted, by_hand = random_images(10), small_model(), small_model()
+    optimizer = partial(torch.optim.SGD, lr=0.4, momentum=0.9, weight_decay=0.01)
+    schedule = partial(torch.optim.lr_scheduler.StepLR, step_size=2, gamma=0.1)
+    settings = {"batch_size": 5, "optimizer": optimizer, "schedule": schedule}
+    fit(fitted, data, erm(), epochs=5, lr=77.0, seed=3, **settings)
+
+    order = torch.Generator().manual_seed(3)
+    sgd = torch.optim.SGD(by_hand.parameters(), lr=1.0, momentum=0.9, weight_decay=0.01)
+    for lr in (0.4, 0.4, 0.04, 0.04, 0.004):
+        sgd.param_groups[0]["lr"] = lr
+        for batch in torch.randperm(10, generator=order).split(5):
+            erm()(by_hand, data.a[batch], data.b[batch])
+            sgd.step()
+    for x, y in zip(weights(fitted), weights(by_hand), strict=True):
+        torch.testing.assert_close(x, y, atol=1e-6, rtol=0)
+
+
+class EveryThird:
+    """A sampler without chance: images 0, 3, 6, ..., around and around."""
+
+    def __init__(self):
+        self.at, self.asked = 0, []
+
+    def draw(self, n):
+        self.asked.append(n)
+        drawn = torch.arange(self.at, self.at + n) * 3 % 10
+        self.at += n
+        return drawn
+
+    def state_dict(self):
+        return {"at": self.at}
+
+    def load_state_dict(self, state):
+        self.at = state["at"]
+
+
+def test_a_sampler_chooses_the_minibatches_and_an_epoch_is_n_over_batch_size_draws():
+    a = torch.arange(10.0)[:, None, None, None].expand(10, 1, 4, 4) / 10
+    data, sampler, seen = (
+        Images(a.contiguous(), torch.arange(10) % 3, tuple("012")),
+        EveryThird(),
+        [],
+    )
+
+    def spy(model, a, b):
+        seen.append((a[:, 0, 0, 0] * 10).round().long().tolist())
+        erm()(model, a, b)
+        return torch.tensor(float(len(seen)))
+
+    history = fit(small_model(), data, spy, epochs=2, batch_size=4, sampler=sampler)
+    assert sampler.asked == [4] * 6
+    assert [i for batch in seen for i in batch] == [3 * i % 10 for i in range(24)]
+    assert history["loss"] == [2.0, 5.0]  # the mean over all that was drawn
+
+
+def test_class_focused_training_feeds_the_sampler_the_errors_that_the_update_sees():
+    data, model = random_images(30), small_model()
+    sampler = fairness.ClassFocusedSampler(data.b, step_size=0.01)
+    fit(model, data, erm(sampler.watch(cross_entropy)), epochs=2, batch_size=10, sampler=sampler)
+    assert (sampler.w > 0).all()
+
+
+def test_evaluate_fills_the_history_and_sees_the_model_in_evaluation_mode():
+    data, model, modes = random_images(10), small_model(), []
+
+    def evaluate(model):
+        modes.append(model.training)
+        return {"robust": torch.tensor(len(modes) / 2), "constant": 1}
+
+    history = fit(model, data, erm(), epochs=2, batch_size=5, evaluate=evaluate)
+    assert list(history) == ["loss", "robust", "constant"]
+    assert history["robust"] == [0.5, 1.0] and history["constant"] == [1.0, 1.0]
+    assert modes == [False, False]
+
+
+class WithDropout(torch.nn.Sequential):
+    def __init__(self):
+        super().__init__(small_model(), torch.nn.Dropout(0.5))
+
+
+def test_dropout_is_reproducible_and_leaves_torchs_global_generator_as_it_was():
+    data, results = random_images(30), []
+    for seed, global_seed in ((5, 0), (5, 1), (6, 0)):
+        model = WithDropout()
+        torch.manual_seed(global_seed)
+        state = torch.get_rng_state()
+        fit(model, data, erm(), epochs=2, batch_size=30, seed=seed)
+        assert torch.equal(torch.get_rng_state(), state)
+        results.append(weights(model))
+    assert equal(results[0], results[1])
+    assert not equal(results[0], results[2])
+
+
+def test_bfloat16_rounds_the_layers_and_keeps_weights_gradients_and_updates_in_float32():
+    data, types = random_images(30), []
+    half, full = small_model(), small_model()
+    half[2].register_forward_hook(lambda layer, inputs, output: types.append(output.dtype))
+
+    def spy(model, a, b):
+        loss = erm()(model, a, b)
+        assert all(p.dtype == p.grad.dtype == torch.float32 for p in model.parameters())
+        return loss
+
+    settings = {"epochs": 3, "batch_size": 10, "lr": 0.01, "evaluate": lambda model: {}}
+    history = fit(half, data, spy, precision="bfloat16", **settings)
+    exact = fit(full, data, erm(), **settings)
+    assert set(types) == {torch.bfloat16} and len(types) == 9
+    assert history["loss"] == pytest.approx(exact["loss"], rel=0.02)
+    assert history["loss"] != exact["loss"]
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_bfloat16_trains_against_attacks_too():
+    data, model = random_images(30), small_model()
+    update = adversarial(partial(attacks.attack, ball=LInf(0.05), steps=2))
+    losses = fit(model, data, update, epochs=20, lr=0.01, precision="bfloat16")["loss"]
+    assert losses[-1] < losses[0]
+
+
+def test_channels_last_changes_the_layout_of_kernels_and_images_and_little_else():
+    generator = torch.Generator().manual_seed(0)
+    a = torch.rand(12, 3, 8, 8, generator=generator)
+    data = Images(a, torch.arange(12) % 3, tuple("012"))
+    results = []
+    for channels_last in (False, True):
+        model = models.cnn((3, 8, 8), 3, mean=0.5, std=0.3)
+
+        def spy(model, a, b, expected=channels_last):
+            for tensor in (a, model[1].weight):
+                assert tensor.is_contiguous(memory_format=torch.channels_last) == expected
+            return erm()(model, a, b)
+
+        fit(model, data, spy, epochs=2, batch_size=5, channels_last=channels_last)
+        results.append(weights(model))
+    for x, y in zip(*results, strict=True):
+        torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-4)
+
+
+def test_compile_hands_the_update_a_compiled_model_that_shares_the_weights(monkeypatch):
+    """With the backend "eager": torch.compile's own capture, but no C++ compiler."""
+    compiled, plain, seen, real = small_model(), small_model(), [], torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model: real(model, backend="eager"))
+
+    def spy(model, a, b):
+        seen.append(model)
+        return erm()(model, a, b)
+
+    data = random_images(10)
+    histories = [
+        fit(model, data, spy, epochs=2, batch_size=5, compile=compile)
+        for model, compile in ((compiled, True), (plain, False))
+    ]
+    assert histories[0]["loss"] == pytest.approx(histories[1]["loss"])
+    assert all(model is not compiled and model._orig_mod is compiled for model in seen[:4])
+    assert all(model is plain for model in seen[4:])
+    for x, y in zip(weights(compiled), weights(plain), strict=True):
+        torch.testing.assert_close(x, y)
+    assert not compiled.training
+
+
+def test_device_moves_the_model_and_the_batches():
+    model, data = small_model(), random_images(10)
+    with pytest.raises((NotImplementedError, RuntimeError), match="meta"):  # a device without data
+        fit(model, data, erm(), epochs=1, device="meta")
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+    model = small_model()
+    fit(model, data, erm(), epochs=1, device="cpu")
+    assert {p.device.type for p in model.parameters()} == {"cpu"}
+
+
+# --- runs that go wrong --------------------------------------------------------------------
+
+
+def test_a_step_that_fails_leaves_batch_norms_statistics_as_before_it():
+    model, data, steps = WithBatchNorm(), random_images(10), []
+
+    def breaks(model, a, b):
+        steps.append([value.clone() for value in model.state_dict().values()])
+        return erm()(model, a * (float("nan") if len(steps) == 3 else 1.0), b)
+
+    with pytest.raises(FloatingPointError, match="in epoch 2"):
+        fit(model, data, breaks, epochs=3, batch_size=5)
+    assert equal(model.state_dict().values(), steps[-1])
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+
+
+@pytest.mark.parametrize(("first", "last_good"), [(2.0, 2000.0), (0.01, 1000.0), (-3.0, -3000.0)])
+def test_a_loss_a_thousand_times_the_first_one_or_one_stops_the_run(first, last_good):
+    losses, seen = [first, last_good, last_good * 1.001, 0.0], []
+
+    def update(model, a, b):
+        erm()(model, a, b)
+        seen.append(weights(model))
+        return torch.tensor(losses[len(seen) - 1])
+
+    model = small_model()
+    with pytest.raises(
+        FloatingPointError, match=r"diverges.* in epoch 3: try a smaller lr than 0.001"
+    ):
+        fit(model, random_images(10), update, epochs=4)
+    assert len(seen) == 3 and equal(weights(model), seen[-1])
+
+
+def test_a_learning_rate_far_too_high_is_told_so_and_the_weights_stay_finite():
+    for lr in (1e6, 1e38):
+        model = small_model()
+        optimizer = partial(torch.optim.SGD, lr=lr)
+        with pytest.raises(FloatingPointError, match="try a smaller lr than 1e"):
+            fit(model, random_images(30), erm(), epochs=50, batch_size=10, optimizer=optimizer)
+        assert all(x.isfinite().all() for x in weights(model))
+
+
+def test_a_weight_that_is_not_finite_after_the_last_step_is_not_returned():
+    def update(model, a, b):
+        for p in model.parameters():
+            p.grad = torch.full_like(p, 1e10)
+        return torch.tensor(1.0)
+
+    model, optimizer = small_model(), partial(torch.optim.SGD, lr=1e30)
+    before = weights(model)
+    with pytest.raises(FloatingPointError, match="a weight is not finite"):
+        fit(model, random_images(10), update, epochs=1, optimizer=optimizer)
+    assert equal(weights(model), before)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"every": -1.0}, "every must be >= 0 seconds, got -1.0"),
+        ({"every": float("nan")}, "every must be"),
+        ({"precision": "float16"}, 'precision must be "float32" or "bfloat16", got \'float16\''),
+    ],
+)
+def test_more_bad_settings_are_refused_before_anything_changes(settings, message):
+    model = small_model()
+    before = weights(model)
+    with pytest.raises(ValueError, match=message):
+        fit(model, random_images(10), erm(), epochs=1, **settings)
+    assert equal(weights(model), before)
+
+
+def test_a_model_without_parameters_is_refused():
+    with pytest.raises(ValueError, match="no parameters to train"):
+        fit(torch.nn.Flatten(), random_images(10), erm(), epochs=1)

@@ -1,0 +1,241 @@
+"""Fairness between classes: who pays for the average (slides 25 and 26).
+
+Class-focused online learning (Pethick et al., 2023) trains for the worst class,
+``min_x max_c v_c(x)`` with v_c the robust risk of class c. A bandit chooses the classes while the
+model trains: it draws them, sees the loss of what it drew, and raises the weight of those that
+the model gets wrong.
+
+    ClassFocusedSampler    which classes, and which of their samples, to train on next
+    classwise_accuracy     how each class fares, clean or under attack, with confidence intervals
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lib.ascent import Function, Loss
+from lib.attacks import robust_accuracy
+from lib.balls import Ball
+from lib.images import Images
+from lib.models import predict
+
+
+class ClassFocusedSampler:
+    """Exp3 on the classes: it draws the samples to train on and learns from their losses.
+
+    With weights w_c, all 0 at the start (slide 26, alg-cfol; Auer et al., 2002)::
+
+        q = softmax(w)                              .q, the distribution on the simplex
+        p = gamma / C + (1 − gamma) q               .p, what classes are drawn from
+        w_c ← w_c + step_size · Σ loss / p_c        .update, over the batch's samples of class c
+
+    labels: int64 [n], the class of each training sample, 0 to C − 1.
+    gamma: the share of uniform draws, in [0, 1]; no class is drawn more rarely than gamma / C.
+    step_size: > 0; losses are summed, so halve it when the batch doubles.
+    generator: of the draws (None: seed 0); it, w, q and p (float64) are on the CPU.
+    Raises ValueError for a class without a sample and for settings out of range.
+    """
+
+    def __init__(
+        self,
+        labels: Tensor,
+        gamma: float = 0.5,
+        step_size: float = 1e-3,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        labels = torch.as_tensor(labels).cpu()
+        if labels.dtype != torch.int64 or labels.dim() != 1 or len(labels) == 0:
+            raise ValueError(
+                f"labels must be int64 [n], n >= 1, got {labels.dtype} {list(labels.shape)}"
+            )
+        if labels.min() < 0:
+            raise ValueError(f"labels must be >= 0, got {int(labels.min())}")
+        self._count = labels.bincount()
+        if not self._count.all():
+            raise ValueError(
+                f"class {int(self._count.argmin())} of {len(self._count)} has no sample: "
+                "number the classes 0, 1, ... without a hole"
+            )
+        if not 0 <= gamma <= 1:
+            raise ValueError(f"gamma must be in [0, 1], got {gamma}")
+        if not 0 < step_size < float("inf"):
+            raise ValueError(f"step_size must be finite and > 0, got {step_size}")
+        self.gamma, self.step_size = gamma, step_size
+        self.w = torch.zeros(len(self._count), dtype=torch.float64)
+        self._generator = generator or torch.Generator().manual_seed(0)
+        # The samples of class c stand at _order[_start[c] : _start[c] + _count[c]].
+        self._order = labels.argsort(stable=True)
+        self._start = self._count.cumsum(0) - self._count
+
+    @property
+    def q(self) -> Tensor:
+        """``softmax(w)`` [C]: the bandit's distribution on the classes."""
+        return self.w.softmax(0)
+
+    @property
+    def p(self) -> Tensor:
+        """``gamma / C + (1 − gamma) q`` [C]: the distribution that classes are drawn from."""
+        return self.gamma / len(self.w) + (1 - self.gamma) * self.q
+
+    def draw(self, n: int) -> Tensor:
+        """Indices [n] of samples: n times a class from p, then one of its samples, uniformly."""
+        if n < 1:
+            raise ValueError(f"n must be >= 1, got {n}")
+        c = torch.multinomial(self.p, n, replacement=True, generator=self._generator)
+        u = torch.rand(n, dtype=torch.float64, generator=self._generator)
+        return self._order[self._start[c] + (u * self._count[c]).long()]
+
+    def update(self, classes: Tensor | Sequence[int], losses: Tensor | Sequence[float]) -> None:
+        """``w_c += step_size · Σ loss / p_c`` over the batch, with p from before it.
+
+        classes: int64 [m], of samples drawn from p; losses: [m], finite (for thm-regret in
+        [0, 1]). The quotient makes the sum unbiased: its mean for class c is m times the mean
+        loss of class c, however rarely the class is drawn.
+        Raises ValueError for anything else, and then changes nothing.
+        """
+        classes = torch.as_tensor(classes).cpu()
+        losses = torch.as_tensor(losses, dtype=torch.float64, device="cpu").detach()
+        if classes.dtype != torch.int64 or classes.dim() != 1 or losses.shape != classes.shape:
+            raise ValueError(
+                "needs classes, int64 [m], and one loss for each, got "
+                f"{classes.dtype} {list(classes.shape)} and {list(losses.shape)}"
+            )
+        strangers = classes[(classes < 0) | (classes >= len(self.w))]
+        if len(strangers):
+            raise ValueError(f"classes must be 0 to {len(self.w) - 1}, got {strangers.tolist()}")
+        weighted = self.step_size * losses / self.p[classes]
+        if not torch.isfinite(weighted).all():
+            raise ValueError(
+                "a loss is not finite, or its class has probability 0: look for NaN in the "
+                "losses, and take gamma > 0"
+            )
+        self.w.index_add_(0, classes, weighted)
+
+    def watch(self, loss: Loss) -> Loss:
+        """The same loss, which also feeds the 0-1 losses of the batch that it sees to update.
+
+        For the loss of a training update, called once a batch, and not for that of an attack.
+        """
+
+        def watched(logits: Tensor, b: Tensor) -> Tensor:
+            self.update(b, predict(logits) != b)
+            return loss(logits, b)
+
+        return watched
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The weights w and the generator's state; plain tensors, safe with weights_only."""
+        return {"w": self.w.clone(), "generator": self._generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue where state_dict was taken. Raises ValueError for a state that does not fit."""
+        if set(state) != {"w", "generator"}:
+            raise ValueError(f'state must hold "w" and "generator", got {sorted(state)}')
+        w = state["w"]
+        if w.shape != self.w.shape or w.dtype != torch.float64 or not torch.isfinite(w).all():
+            raise ValueError(
+                f"w must be finite, float64 {list(self.w.shape)}, got {w.dtype} {list(w.shape)}: "
+                "is the state that of another data set?"
+            )
+        self._generator.set_state(state["generator"].cpu())
+        self.w = w.detach().cpu().clone()
+
+
+@dataclass(frozen=True, eq=False)
+class ClasswiseAccuracy:
+    """How many samples of each class a model gets right (slide 25).
+
+    right, count: int64 [C]; classes: the C names; confidence: of the intervals, in (0, 1)
+    """
+
+    classes: tuple[str, ...]
+    right: Tensor
+    count: Tensor
+    confidence: float = 0.95
+
+    @property
+    def accuracy(self) -> Tensor:
+        """``right / count`` [C], float64, in [0, 1]."""
+        return self.right.double() / self.count
+
+    @property
+    def interval(self) -> Tensor:
+        """[C, 2]: each class's lower and upper end, by Clopper and Pearson (1934).
+
+        It holds the class's true accuracy with at least the given confidence, each class taken
+        alone; for all C at once take 1 − (1 − confidence) / C.
+        """
+        from scipy.stats import binomtest
+
+        pairs = zip(self.right.tolist(), self.count.tolist(), strict=True)
+        ends = [binomtest(*pair).proportion_ci(self.confidence, "exact") for pair in pairs]
+        return torch.tensor([[end.low, end.high] for end in ends], dtype=torch.float64)
+
+    @property
+    def average(self) -> float:
+        """The accuracy over all samples."""
+        return int(self.right.sum()) / int(self.count.sum())
+
+    @property
+    def worst(self) -> float:
+        """The accuracy of the class with the lowest."""
+        return float(self.accuracy.min())
+
+    @property
+    def gap(self) -> float:
+        """The highest accuracy of a class minus the lowest."""
+        return float(self.accuracy.max()) - self.worst
+
+
+def classwise_accuracy(
+    model: Function,
+    data: Images,
+    ball: Ball | None = None,
+    *,
+    confidence: float = 0.95,
+    batch_size: int = 500,
+    **attack_settings: Any,
+) -> ClasswiseAccuracy:
+    """The accuracy of each class: clean (ball None), or robust under an attack (slide 25).
+
+    ball, attack_settings: those of ``attacks.robust_accuracy``, which counts a sample as right
+    when no point of the attack is misclassified. The model must be in evaluation mode.
+    confidence: of the intervals, in (0, 1).
+    Raises ValueError for a class without a sample, which has no accuracy, for attack settings
+    without a ball, and as ``robust_accuracy`` does.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be in (0, 1), got {confidence}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+    if ball is None and attack_settings:
+        raise ValueError(f"{', '.join(attack_settings)} are an attack's: give its ball too")
+    if isinstance(model, torch.nn.Module) and any(part.training for part in model.modules()):
+        raise ValueError("the model is in training mode: call model.eval() first")
+    count = data.b.cpu().bincount(minlength=len(data.classes))
+    if not count.all():
+        empty = data.classes[int(count.argmin())]
+        raise ValueError(f"class {empty!r} has no sample: choose data that hold every class")
+
+    right = []
+    for c in range(len(count)):
+        of_c = (data.b == c).nonzero().squeeze(1)
+        a, b = data.a[of_c], data.b[of_c]
+        if ball is None:
+            right.append(_right(model, a, b, batch_size))
+        else:
+            part = ball.part(of_c)
+            share = robust_accuracy(model, a, b, part, batch_size=batch_size, **attack_settings)
+            right.append(round(share * len(b)))
+    return ClasswiseAccuracy(data.classes, torch.tensor(right), count, confidence)
+
+
+@torch.no_grad()
+def _right(model: Function, a: Tensor, b: Tensor, batch_size: int) -> int:
+    batches = zip(a.split(batch_size), b.split(batch_size), strict=True)
+    return sum(int((predict(model(x)) == y).sum()) for x, y in batches)

@@ -1,0 +1,67 @@
+"""The one form in which the data sets hand over their images (slides 5, 10, 22 and 24)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """n labeled images; ``images[:100]``, or any index of a tensor, selects some of them.
+
+    a: pixels in [0, 1], a float tensor [n, c, h, w]
+    b: labels, an int64 tensor [n] of numbers below ``len(classes)``
+    classes: the names of the classes
+
+    A subclass may add tensors [n, ...]: they are selected and moved along with a and b.
+    Raises ValueError where these do not hold.
+    """
+
+    a: Tensor
+    b: Tensor
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        a, b = self.a, self.b
+        if a.dim() != 4 or not a.is_floating_point():
+            raise ValueError(f"a must be float [n, c, h, w], got {a.dtype} {list(a.shape)}")
+        if b.dtype != torch.int64 or b.shape != a.shape[:1]:
+            raise ValueError(f"b must be int64 [{len(a)}], got {b.dtype} {list(b.shape)}")
+        if a.numel() == 0:
+            return
+        low, high = (float(end) for end in a.aminmax())
+        if not (low >= 0 and high <= 1):  # NaN fails too
+            raise ValueError(f"pixels must be in [0, 1], got [{low}, {high}]: divide by 255?")
+        low, high = (int(end) for end in b.aminmax())
+        if low < 0 or high >= len(self.classes):
+            raise ValueError(f"labels must be 0 to {len(self.classes) - 1}, got {low} to {high}")
+
+    def __len__(self) -> int:
+        return len(self.b)
+
+    def __getitem__(self, index: int | slice | list | np.ndarray | Tensor) -> Self:
+        """The chosen images; a single index gives a batch of one."""
+        single = self.b[index].dim() == 0
+        return self._each(lambda part: part[index][None] if single else part[index])
+
+    def to(self, device: str | torch.device) -> Self:
+        """The same images on a device."""
+        return self._each(lambda part: part.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """A copy with every tensor changed."""
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors = {name: change(part) for name, part in parts.items() if torch.is_tensor(part)}
+        return replace(self, **tensors)
+
+
+def check_split(split: str, *known: str) -> None:
+    """Raise ValueError unless split is one of the known names."""
+    if split not in known:
+        raise ValueError(f"split must be one of {', '.join(known)}, got {split!r}")
