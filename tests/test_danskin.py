@@ -185,7 +185,7 @@ def test_many_columns_are_taken_in_blocks(monkeypatch):
 
 
 def test_the_residual_shows_a_wrong_answer(monkeypatch):
-    g = hard("spread", 6, 10, 0)
+    g = 7 * hard("spread", 6, 10, 0)
     monkeypatch.setattr(danskin, "_nnls", lambda R, norms: np.full(6, 1 / 6))
     weights, residual = min_norm_point(g, return_residual=True)
     assert residual == pytest.approx(exact_residual(g, weights), rel=1e-9)
@@ -419,6 +419,7 @@ def test_gradients_in_evaluation_mode_use_the_running_statistics_and_move_none()
         (lambda g: min_norm_point(g.long()), r"got torch.int64 \[2, 3\]"),
         (lambda g: min_norm_point(g * torch.nan), "finite, got NaN or infinity"),
         (lambda g: descent_direction(g / 0), "finite, got NaN or infinity"),
+        (lambda g: min_norm_point(torch.tensor([[1, -torch.inf]])), "finite, got NaN or infinity"),
         (lambda g: directional_derivative(g[:0], g[0]), "k and p >= 1"),
         (lambda g: directional_derivative(g, g[0, :2]), r"float64 \[3\].*got torch.float64 \[2\]"),
         (lambda g: directional_derivative(g, g[0].float()), r"float64 \[3\].*got torch.float32"),
