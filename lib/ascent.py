@@ -78,10 +78,11 @@ def pga(
     eta = eta0.detach()
     for alpha in alphas:
         gradient = _gradient(f, eta)
-        move = (
-            steepest_move(gradient, alpha, eta, ball, low, high) if steepest else alpha * gradient
-        )
-        eta = project(eta + move)
+        if steepest:
+            moved = steepest_move(gradient, replace(ball, eps=alpha), eta, low, high)
+        else:
+            moved = eta + alpha * gradient
+        eta = project(moved)
     return eta
 
 
@@ -144,15 +145,14 @@ def _gradient(f: Function, eta: Tensor) -> Tensor:
         return torch.autograd.grad(value.sum(), eta)[0]
 
 
-def steepest_move(
-    gradient: Tensor, alpha: float | Tensor, eta: Tensor, ball: Ball, low: Bound, high: Bound
-) -> Tensor:
-    """The step from η that gains most along the gradient, of length α in the ball's norm."""
-    if not isinstance(ball, L1):  # the box comes in when the step is projected
-        return replace(ball, eps=alpha)._lmo(gradient, None, None)
-    # One pixel takes the whole ℓ1 step, unless it is full: then the next one has the rest.
-    low, high = (c if c is None else c - eta for c in (low, high))
-    return replace(ball, eps=alpha)._lmo(gradient, low, high)
+def steepest_move(gradient: Tensor, step: Ball, eta: Tensor, low: Bound, high: Bound) -> Tensor:
+    """η plus the move within the ball ``step`` that gains most along the gradient."""
+    if isinstance(step, L1):
+        # One pixel takes the whole ℓ1 step, unless it is full: then the next one has the rest.
+        low, high = (c if c is None else c - eta for c in (low, high))
+    else:  # the box comes in when the sum is projected
+        low = high = None
+    return step._lmo(gradient, low, high).add_(eta)
 
 
 def projection(ball: Ball, like: Tensor, low: Bound, high: Bound) -> Function:

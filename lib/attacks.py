@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -116,8 +117,10 @@ def _search(
 
     With until_wrong a sample leaves at its first misclassified point, and no worst is kept.
     """
-    worst, highest = a.clone(), torch.full_like(b, -torch.inf, dtype=a.dtype)
+    worst, highest = a, torch.full_like(b, -torch.inf, dtype=a.dtype)
     live, (low, high) = torch.arange(len(a), device=a.device), plan.bounds
+    lengths = [alpha * ball.eps if plan.relative else alpha for alpha in plan.alphas]
+    steps = [replace(ball, eps=length) for length in lengths]
     for restart in range(plan.restarts):
         x, y, part = a[live], b[live], ball.part(live)
         box = low - x, high - x
@@ -125,28 +128,27 @@ def _search(
         eta = torch.zeros_like(x)
         if restart:
             eta = project(part.sample(tuple(x.shape), plan.generator).to(x))
-        for alpha in [*plan.alphas, None]:
+        for step in [*steps, None]:
             if len(live) == 0:
                 break
-            with torch.set_grad_enabled(alpha is not None):
-                z = (x + eta).clamp_(low, high).requires_grad_(alpha is not None)
+            with torch.set_grad_enabled(step is not None):
+                z = (x + eta).clamp_(low, high).requires_grad_(step is not None)
                 logits = model(z)
+                _check_labels(y, logits)
                 value = plan.loss(logits, y)
             if until_wrong:
                 right = predict(logits) == y
                 live, x, y, eta = (t[right] for t in (live, x, y, eta))
                 part, box = ball.part(live), (low - x, high - x)
                 project = projection(part, x, *box)
-            else:
-                [higher] = torch.where(value > highest)
-                worst[higher] = z.detach()[higher]
-                highest = torch.fmax(highest, value.detach())
-            if alpha is not None and len(live):
+            if step is not None and len(live):
                 [gradient] = torch.autograd.grad(value.sum(), z)
                 gradient = gradient[right] if until_wrong else gradient
-                length = alpha * part.eps if plan.relative else alpha
-                move = steepest_move(gradient, length, eta, part, *box)
-                eta = project(eta + move)
+                eta = project(steepest_move(gradient, step.part(live), eta, *box))
+            if not until_wrong:
+                [lower] = torch.where(~(value > highest))
+                worst = z.detach().index_copy_(0, lower, worst[lower])
+                highest = torch.fmax(highest, value.detach())
     return worst, live
 
 
@@ -170,20 +172,14 @@ def _plan(
     low, high = bounds
     if not low < high:
         raise ValueError(f"bounds must be (low, high) with low < high, got {bounds}")
-    if not ((a >= low) & (a <= high)).all():
+    least, most = a.aminmax() if len(a) else (low, high)
+    if not low <= least <= most <= high:  # NaN fails too
         raise ValueError(
-            f"inputs must lie in bounds [{low}, {high}], got [{a.min():g}, {a.max():g}]: "
+            f"inputs must lie in bounds [{low}, {high}], got [{least:g}, {most:g}]: "
             "scale them (the model normalizes inside), and look for NaN"
         )
     if b.dtype != torch.int64 or b.shape != a.shape[:1]:
         raise ValueError(f"labels must be int64 [{len(a)}], got {b.dtype} {list(b.shape)}")
-    if len(a):
-        with torch.no_grad():
-            classes = max(2, model(a[:1]).shape[1])  # one logit tells two classes apart
-        if b.min() < 0 or b.max() >= classes:
-            raise ValueError(
-                f"labels must lie in 0..{classes - 1}, got {int(b.min())}..{int(b.max())}"
-            )
     if restarts < 1:
         raise ValueError(f"restarts must be >= 1, got {restarts}")
     relative = step_size is None
@@ -193,3 +189,10 @@ def _plan(
     alphas = step_sizes(step_size, steps)
     generator = generator or torch.Generator().manual_seed(0)
     return _Plan(alphas, relative, restarts, bounds, generator, loss)
+
+
+def _check_labels(b: Tensor, logits: Tensor) -> None:
+    """ValueError for labels that are no classes of the model; one logit tells two apart."""
+    classes = max(2, logits.shape[1])
+    if len(b) and not 0 <= b.min() <= b.max() < classes:
+        raise ValueError(f"labels must lie in 0..{classes - 1}, got {int(b.min())}..{int(b.max())}")
