@@ -113,7 +113,7 @@ class LInf(Ball):
         return clip(v.clamp(-eps, eps), low, high)
 
     def _lmo(self, g, low, high):
-        return clip(g.sign() * self._radius(g), low, high)
+        return clip(g.sign().mul_(self._radius(g)), low, high)
 
 
 class L2(Ball):
