@@ -24,11 +24,10 @@ from lib.ascent import (
     loss_of,
     mm_step,
     pga,
-    projection,
     steepest_move,
     step_sizes,
 )
-from lib.balls import L2, Ball
+from lib.balls import L2, Ball, LInf
 from lib.models import predict
 
 __all__ = ["attack", "cross_entropy", "fgsm", "loss_of", "mm_step", "pga", "robust_accuracy"]
@@ -123,32 +122,30 @@ def _search(
     steps = [replace(ball, eps=length) for length in lengths]
     for restart in range(plan.restarts):
         x, y, part = a[live], b[live], ball.part(live)
-        box = low - x, high - x
-        project = projection(part, x, *box)
-        eta = torch.zeros_like(x)
+        project, z = _around(part, x, low, high), x.clone()
         if restart:
-            eta = project(part.sample(tuple(x.shape), plan.generator).to(x))
+            z = project(x + part.sample(tuple(x.shape), plan.generator).to(x))
         for step in [*steps, None]:
             if len(live) == 0:
                 break
             with torch.set_grad_enabled(step is not None):
-                z = (x + eta).clamp_(low, high).requires_grad_(step is not None)
-                logits = model(z)
+                logits = model(z.requires_grad_(step is not None))
                 if restart == 0 and step is steps[0]:
                     _check_labels(y, logits)
                 value = plan.loss(logits, y)
             if until_wrong:
                 right = predict(logits) == y
-                live, x, y, eta = (t[right] for t in (live, x, y, eta))
-                part, box = ball.part(live), (low - x, high - x)
-                project = projection(part, x, *box)
+                live, x, y, here = (t[right] for t in (live, x, y, z.detach()))
+                project = _around(ball.part(live), x, low, high)
+            else:
+                here = z.detach()
             if step is not None and len(live):
                 [gradient] = torch.autograd.grad(value.sum(), z)
                 gradient = gradient[right] if until_wrong else gradient
-                eta = project(steepest_move(gradient, step.part(live), eta, *box))
+                z = project(steepest_move(gradient, step.part(live), here, low, high))
             if not until_wrong:
                 [lower] = torch.where(~(value > highest))
-                worst = z.detach().index_copy_(0, lower, worst[lower])
+                worst = here.index_copy_(0, lower, worst[lower])
                 highest = torch.fmax(highest, value.detach())
     return worst, live
 
@@ -190,6 +187,16 @@ def _plan(
     alphas = step_sizes(step_size, steps)
     generator = generator or torch.Generator().manual_seed(0)
     return _Plan(alphas, relative, restarts, bounds, generator, loss)
+
+
+def _around(ball: Ball, x: Tensor, low: float, high: float) -> Function:
+    """``v -> `` the input nearest to v within the ball around x and within bounds."""
+    if isinstance(ball, LInf):
+        eps = ball._radius(x)
+        least, most = (x - eps).clamp_(min=low), (x + eps).clamp_(max=high)
+        return lambda v: v.clamp_(least, most)
+    # The last clamp is for rounding.
+    return lambda v: ball._project(v - x, low - x, high - x).add_(x).clamp_(low, high)
 
 
 def _check_labels(b: Tensor, logits: Tensor) -> None:
