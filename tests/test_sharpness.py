@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from lib import models
+from lib import models, sharpness
 from lib.attacks import cross_entropy
 from lib.data import Images
 from lib.sharpness import hessian_product, largest_eigenvalue
@@ -132,6 +132,21 @@ def test_largest_means_algebraically_largest(eigenvalues, right, seed):
 def test_a_loss_linear_in_the_parameters_has_the_eigenvalue_zero():
     model = Quadratic(np.eye(2))
     assert largest_eigenvalue(model, images(3), loss=lambda h, b: h.sum(1))[:2] == (0, 0)
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 5])
+def test_it_takes_as_many_products_as_it_may_and_no_more(monkeypatch, iterations):
+    model = models.mlp((1, 2, 2), (5,), 3, activation="celu").double()
+    count = []
+
+    def counted(*arguments, **settings):
+        product = original(*arguments, **settings)
+        return lambda v: count.append(1) or product(v)
+
+    original = sharpness.hessian_product
+    monkeypatch.setattr(sharpness, "hessian_product", counted)
+    largest_eigenvalue(model, images(3), tolerance=1e-14, iterations=iterations)
+    assert len(count) == iterations
 
 
 def test_too_few_iterations_show_in_the_residual():
