@@ -11,13 +11,13 @@
 
 All constants are for the ℓ2 norm on both sides unless said otherwise. A convolution is the linear
 map on images of a given size that it is, and not its kernel reshaped to a matrix, whose norm is
-another number. The exact constant of a small ReLU network is in lib.pieces.
+less (prop-convolution-norm). The exact constant of a small ReLU network is in lib.pieces.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lib.balls import L2, Ball
-from lib.models import Normalize
+from lib.models import MaskedReLU, Normalize
 from lib.pieces import layers_of
 
 Critic = Callable[[Tensor], Tensor]
@@ -34,6 +34,7 @@ Critic = Callable[[Tensor], Tensor]
 # The greatest slope of each activation that the bound knows.
 SLOPES: dict[type[nn.Module], Callable[[nn.Module], float]] = {
     nn.ReLU: lambda layer: 1.0,
+    MaskedReLU: lambda layer: 1.0,
     nn.LeakyReLU: lambda layer: max(1.0, abs(layer.negative_slope)),
     nn.ELU: lambda layer: max(1.0, layer.alpha),
     nn.CELU: lambda layer: 1.0,
@@ -100,7 +101,7 @@ def spectral_norm(
 
 
 def lipschitz_bound(model: nn.Module, input_shape: Sequence[int] | None = None) -> float:
-    """``Π ‖W_l‖₂ · (greatest slope of its activation)``: slide 36's lemma.
+    """``Π ‖W_l‖₂ · (greatest slope of its activation)``: slide 36's lemma (lem-lipschitz).
 
     An upper bound of the constant of a feed-forward model, exact for one layer and often far
     above it for more. model: an ``nn.Sequential``, nested ones too, of linear and convolution
@@ -108,8 +109,8 @@ def lipschitz_bound(model: nn.Module, input_shape: Sequence[int] | None = None) 
     input_shape: of one input, [c, h, w]; needed if there are convolutions.
     Raises ValueError, naming the layer, for one that it does not know.
     """
-    bound, shape = 1.0, input_shape
-    for layer in layers_of(model):
+    bound = 1.0
+    for layer, shape in _layers_with_shapes(model, input_shape):
         if isinstance(layer, nn.Linear):
             bound *= spectral_norm(layer.weight)
         elif isinstance(layer, nn.Conv2d) and layer.groups == 1 and set(layer.dilation) == {1}:
@@ -125,10 +126,6 @@ def lipschitz_bound(model: nn.Module, input_shape: Sequence[int] | None = None) 
             bound *= SLOPES[type(layer)](layer)
         else:
             raise ValueError(f"no bound is known for {layer}: use the layers that SLOPES names")
-        if shape is not None:
-            with torch.no_grad():
-                like = next(model.parameters(), torch.zeros(()))
-                shape = tuple(layer(torch.zeros(1, *shape).to(like)).shape[1:])
     return bound
 
 
@@ -146,7 +143,7 @@ def lipschitz_lower_bound(
     best, a = 0.0, start.detach().clone()
     for step in range(steps + 1):
         a.requires_grad_()
-        norm = L2(1.0).norm(_gradient(model, a, create_graph=True))
+        norm = L2(1.0).norm(_gradient(model, a))
         best = max(best, float(norm.detach().max()))
         if step == steps or not norm.requires_grad:
             break
@@ -167,9 +164,9 @@ def gradient_penalty(
 ) -> Tensor:
     """``weight · mean (‖∇d(z)‖_* − 1)²``, z uniform on the segments from fake to real (slide 39).
 
-    The critic maximizes, so subtract it: the slide adds it, which rewards steep critics
-    (Gulrajani et al., 2017). one_sided: ``max(‖∇d‖_* − 1, 0)²``, which
-    leaves critics alone that are flatter than 1.
+    def-gradient-penalty (Gulrajani et al., 2017). The critic maximizes, so subtract it: the slide
+    adds it, which rewards steep critics. one_sided: ``max(‖∇d‖_* − 1, 0)²``, which leaves critics
+    alone that are flatter than 1.
     critic: [n, ...] -> [n] or [n, 1], each sample for itself; real, fake: [n, ...].
     ball: the unit ball of the ground metric, whose dual norm is taken. generator: draws one
     point of each segment; None: torch's own. Differentiable in the critic's parameters.
@@ -183,7 +180,7 @@ def gradient_penalty(
     t = torch.rand(len(real), generator=generator, device=where).to(real)
     t = t.reshape(-1, *[1] * (real.dim() - 1))
     z = torch.lerp(fake.detach(), real.detach(), t).requires_grad_()
-    excess = ball(1.0).dual_norm(_gradient(critic, z, create_graph=True)) - 1
+    excess = ball(1.0).dual_norm(_gradient(critic, z)) - 1
     return weight * (excess.clamp(min=0) if one_sided else excess).square().mean()
 
 
@@ -204,22 +201,30 @@ def normalize_spectrally_(model: nn.Module, input_shape: Sequence[int] | None = 
     """Divide each layer's weight by its spectral norm, in place, from now on (slide 39).
 
     With 1-Lipschitz activations the model is then 1-Lipschitz. Miyato et al. (2018) divide a
-    convolution by the norm of its reshaped kernel, which bounds nothing; here the norm is that of
-    the convolution on its images. In training mode each forward pass does one step of power
-    iteration, whose estimate lags behind a moving weight; in evaluation mode it is as it was.
-    ``lipschitz_bound(model)`` says what holds. input_shape: [c, h, w], if there are convolutions.
+    convolution by the norm of its reshaped kernel, which leaves a norm of up to the root of the
+    kernel's area (prop-convolution-norm); here it is that of the map on its images. In training
+    mode each forward pass does one step of power iteration, whose estimate lags behind a moving
+    weight; in evaluation mode it is as it was. ``lipschitz_bound(model)`` says what holds.
+    input_shape: [c, h, w], if there are convolutions.
     Returns the model. Raises ValueError as lipschitz_bound does.
     """
     lipschitz_bound(model, input_shape)  # refuses what it does not know
-    shape = input_shape
-    for layer in list(layers_of(model)):
-        before = shape
+    for layer, shape in list(_layers_with_shapes(model, input_shape)):
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            parametrize.register_parametrization(layer, "weight", _Normalized(layer, shape))
+    return model
+
+
+def _layers_with_shapes(
+    model: nn.Module, shape: Sequence[int] | None
+) -> Iterator[tuple[nn.Module, Sequence[int] | None]]:
+    """The layers in order, and the shape of one input of each, None if the model's is not given."""
+    like = next(model.parameters(), torch.zeros(()))
+    for layer in layers_of(model):
+        yield layer, shape
         if shape is not None:
             with torch.no_grad():
-                shape = tuple(layer(torch.zeros(1, *shape).to(next(model.parameters()))).shape[1:])
-        if isinstance(layer, nn.Linear | nn.Conv2d):
-            parametrize.register_parametrization(layer, "weight", _Normalized(layer, before))
-    return model
+                shape = tuple(layer(torch.zeros(1, *shape).to(like)).shape[1:])
 
 
 class _Normalized(nn.Module):
@@ -257,11 +262,11 @@ class _Normalized(nn.Module):
         return weight / self._map(weight, self.v.clone()).norm()
 
 
-def _gradient(critic: Critic, a: Tensor, *, create_graph: bool) -> Tensor:
-    """∇d(a) of each sample."""
+def _gradient(critic: Critic, a: Tensor) -> Tensor:
+    """∇d(a) of each sample, differentiable."""
     with torch.enable_grad():
         value = critic(a)
         if value.numel() != len(a):
             raise ValueError(f"needs one value a sample, got {list(value.shape)} for {len(a)}")
-        [g] = torch.autograd.grad(value.sum(), a, create_graph=create_graph, materialize_grads=True)
+        [g] = torch.autograd.grad(value.sum(), a, create_graph=True, materialize_grads=True)
     return g

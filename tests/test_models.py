@@ -220,7 +220,10 @@ def test_celu_networks_have_continuous_gradients_and_relu_networks_do_not():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: models.mlp(activation="gelu"), "activation must be one of relu, celu, got 'gelu'"),
+        (
+            lambda: models.mlp(activation="gelu"),
+            "activation must be one of relu, masked relu, celu, got 'gelu'",
+        ),
         (lambda: models.cnn(activation="ReLU"), "activation must be one of"),
         (lambda: models.resnet18(norm="layer"), "norm must be one of batch, group, got 'layer'"),
         (lambda: models.linear(classes=0), r"classes must hold whole numbers >= 1, got \(0,\)"),
@@ -259,3 +262,22 @@ def test_batches_of_another_form_are_refused(model, shape):
 
 def test_flattened_width_is_the_product_of_the_shape():
     assert models.mlp((3, 5, 7))[2].in_features == prod((3, 5, 7))
+
+
+@pytest.mark.parametrize("seed", (0, 1, 2))
+def test_the_masked_relu_is_relu_up_to_its_left_out_second_derivative(seed):
+    """Values, gradients, and the gradient of a gradient penalty, whose hidden path is all zeros."""
+    generator = torch.Generator().manual_seed(seed)
+    a = torch.randn(20, 3, generator=generator)
+    found = []
+    for activation in ("relu", "masked relu"):
+        model = models.mlp((3,), (8, 8), 1, activation=activation, mean=0.0, std=1.0, seed=seed)
+        z = a.clone().requires_grad_()
+        values = model(z)
+        [g] = torch.autograd.grad(values.sum(), z, create_graph=True)
+        loss = (g.norm(dim=1) - 1).square().mean() + values.mean()
+        weights = torch.autograd.grad(loss, list(model.parameters()), materialize_grads=True)
+        found.append([values, g, *weights])
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+    assert torch.equal(found[0][0], found[1][0])
