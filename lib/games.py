@@ -44,7 +44,9 @@ def gradient_descent_ascent(
     """``x ← x − h ∇ₓΦ(x, y), y ← y + h ∇ᵧΦ(x, y)``, at once (slide 42).
 
     alternating: y's gradient is taken at the new x. On ``Φ = xy`` simultaneous steps multiply
-    ``‖(x, y)‖`` by ``√(1 + h²)``, alternating ones keep ``x² + y² − h x y`` (h < 2).
+    ``‖(x, y)‖`` by ``√(1 + h²)``, alternating ones keep ``x² + y² − h x y``, an ellipse for h < 2
+    (prop-bilinear). If F is μ-strongly monotone and L-Lipschitz, a simultaneous step multiplies
+    the distance to F's zero by at most ``√(1 − 2hμ + h²L²)`` (prop-strongly-monotone).
     """
 
     def step(x: Tensor, y: Tensor, h: Point) -> Point:
@@ -68,7 +70,9 @@ def extragradient(
 ) -> Point:
     """``z ← z − h F(z − h F(z))``: the field at a point looked ahead to (Korpelevich, 1976).
 
-    On ``Φ = xy`` each step multiplies ``‖(x, y)‖`` by ``√(1 − h² + h⁴)``, less than 1 for h < 1.
+    On ``Φ = xy`` each step multiplies ``‖(x, y)‖`` by ``√(1 − h² + h⁴)``, less than 1 for h < 1
+    (prop-bilinear). If F is monotone and L-Lipschitz with a zero, it converges for ``h < 1/L``
+    (prop-extragradient).
     """
 
     def step(x: Tensor, y: Tensor, h: Point) -> Point:
@@ -92,7 +96,7 @@ def optimistic_gradient(
     """``z ← z − 2h F(z) + h F(z⁻)``, z⁻ the point of the step before (Popov, 1980).
 
     At the first step z⁻ = z. One gradient a step where extragradient takes two. On ``Φ = xy`` it
-    converges exactly for ``h < 1/√3``.
+    converges exactly for ``h < 1/√3`` (prop-bilinear).
     """
     before: list[Tensor] = []
 

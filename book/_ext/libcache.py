@@ -1,4 +1,4 @@
-"""Execute again when lib or the lock changes: the cache itself looks at a page's cells only."""
+"""Execute again when lib, a record or the lock changes: the cache looks at a page's cells only."""
 
 import hashlib
 from pathlib import Path
@@ -7,7 +7,8 @@ from pathlib import Path
 def choose_cache(app, config):
     root = Path(app.confdir)
     content = hashlib.sha256()
-    for path in [*sorted(root.glob("lib/**/*.py")), root / "requirements.txt"]:
+    read = [*root.glob("lib/**/*.py"), *root.glob("experiments/records/*.json")]
+    for path in [*sorted(read), root / "requirements.txt"]:
         content.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     config.nb_execution_cache_path = str(
         Path(app.outdir).parent / "outputs" / content.hexdigest()[:16]
