@@ -1,11 +1,9 @@
-"""Optimal transport between two clouds of points, exactly (slides 28 to 33, and 34's potentials).
+"""Optimal transport between two clouds of points, exactly (slides 28 to 34).
 
-===========================  ==================================================  ============
-``wasserstein``              ``W_q``, and the plan that attains it               slides 28-30
-``kantorovich_potentials``   a 1-Lipschitz function that attains ``W_1``         slide 34
-``pushed_density``           the density of h(ω), by change of variables         slide 31
-``empirical_rate``           how fast ``W_q(μ_n, μ'_n)`` falls as n grows        slide 33
-===========================  ==================================================  ============
+    wasserstein              W_q, and the plan that attains it               slides 28 to 30
+    pushed_density           the density of h(ω), by change of variables     slide 31
+    empirical_rate           how fast W_q(μ_n, μ'_n) falls as n grows        slide 33
+    kantorovich_potentials   a 1-Lipschitz function that attains W_1         slide 34
 
 A cloud is [n, d], n points in R^d, or [n] for points on the line; numpy arrays and torch tensors
 are both taken. Everything is computed in float64 on the CPU, whatever comes in. W_q is the
@@ -20,7 +18,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import psutil
 import torch
+from scipy.spatial.distance import cdist
 from torch import Tensor
 
 Cloud = Tensor | np.ndarray
@@ -37,72 +37,61 @@ def wasserstein(
     metric: str = "euclidean",
     plan: bool = False,
 ) -> float | tuple[float, Cloud]:
-    """``W_q = (min_π Σ π_ij d(x_i, y_j)^q)^(1/q)`` over couplings π of the two weights (slide 29).
+    """``W_q = (min_π Σ π_ij d(x_i, y_j)^q)^(1/q)`` over couplings π (slide 29, def-wasserstein).
 
     x: [n, d]; y: [m, d]; weights: [n] and [m], >= 0, that add up to 1, None: all equal. The
-    minimum is over π >= 0 [n, m] with row sums x_weights and column sums y_weights. metric: d, the
-    "euclidean", "cityblock" (ℓ1) or "chebyshev" (ℓ∞) distance.
+    minimum is over π >= 0 [n, m] with row sums x_weights and column sums y_weights (def-coupling).
+    metric: d, the "euclidean", "cityblock" (ℓ1) or "chebyshev" (ℓ∞) distance.
     plan: also return an optimal π, as an array or tensor like x, float64.
 
-    On the line sorting solves it, in ``O(n log n)`` time; elsewhere the network
+    On the line sorting solves it, in ``O(n log n)`` time (prop-sorting); elsewhere the network
     simplex, whose time grows about like n³ and whose memory like n·m (4,000 against 4,000 points:
     0.8 GB). Relative rounding error about 1e-12.
     Raises ValueError for q < 1 (the root of such a minimum is no metric), infinite q, bad shapes,
     empty clouds, values that are not finite, and weights that are negative or do not add up to 1;
     MemoryError for clouds whose costs do not fit in memory.
     """
-    points_x, points_y = _points("x", x), _points("y", y)
-    if points_x.shape[1] != points_y.shape[1]:
-        raise ValueError(f"x is in R^{points_x.shape[1]} and y in R^{points_y.shape[1]}")
+    points_x, points_y = _clouds(x, y, metric)
     a, b = _weights("x", x_weights, len(points_x)), _weights("y", y_weights, len(points_y))
     if not 1 <= q < math.inf:
         raise ValueError(f"q must be in [1, infinity), got {q}")
-    if metric not in METRICS:
-        raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
-    uniform = x_weights is None and y_weights is None
-    if points_x.shape[1] == 1 and uniform and len(points_x) == len(points_y) and not plan:
+    line, equal = points_x.shape[1] == 1, x_weights is None and y_weights is None
+    if line and equal and len(a) == len(b) and not plan:
         gap = np.abs(np.sort(points_x[:, 0]) - np.sort(points_y[:, 0]))
         return _root_mean(gap, None, q)
-    if points_x.shape[1] == 1:
+    if line:
         i, j, mass = _monotone(points_x[:, 0], points_y[:, 0], a, b)
         value = _root_mean(np.abs(points_x[i, 0] - points_y[j, 0]), mass, q)
-        if not plan:
-            return value
-        _check_memory(len(a), len(b))
-        coupling = np.zeros((len(a), len(b)))
-        np.add.at(coupling, (i, j), mass)
+        if plan:
+            _check_memory(len(a), len(b))
+            coupling = np.zeros((len(a), len(b)))
+            np.add.at(coupling, (i, j), mass)
     else:
         cost, scale = _cost(points_x, points_y, q, metric)
         coupling, found = _simplex(a, b, cost)
         value = scale * max(found["cost"], 0.0) ** (1 / q)
-        if not plan:
-            return value
+    if not plan:
+        return value
     return value, torch.from_numpy(coupling) if torch.is_tensor(x) else coupling
 
 
 def kantorovich_potentials(x: Cloud, y: Cloud, metric: str = "euclidean") -> tuple[Cloud, Cloud]:
     """The values on x [n] and on y [m] of a 1-Lipschitz f with ``mean f(x) − mean f(y) = W_1``.
 
-    Of all 1-Lipschitz functions f attains the maximum of slide 34.
+    Of all 1-Lipschitz functions f attains the maximum (slide 34, thm-kantorovich-rubinstein).
     With the dual variables v of the linear program it is the c-transform
     ``f(z) = min_j d(z, y_j) − v_j``, as a minimum of 1-Lipschitz functions 1-Lipschitz on the
     whole space, and so in particular across x and y together. Its mean over y is 0.
     x: [n, d]; y: [m, d]. The values come as arrays or tensors like x, float64.
     Raises ValueError and MemoryError as wasserstein does.
     """
-    points_x, points_y = _points("x", x), _points("y", y)
-    if points_x.shape[1] != points_y.shape[1]:
-        raise ValueError(f"x is in R^{points_x.shape[1]} and y in R^{points_y.shape[1]}")
-    if metric not in METRICS:
-        raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
+    points_x, points_y = _clouds(x, y, metric)
     cost, scale = _cost(points_x, points_y, 1, metric)
     a, b = _weights("x", None, len(points_x)), _weights("y", None, len(points_y))
     _, found = _simplex(a, b, cost)
     v = scale * found["v"]
     on_x = (scale * cost - v).min(1)
     _check_memory(len(points_y), len(points_y))
-    from scipy.spatial.distance import cdist
-
     on_y = (cdist(points_y, points_y, metric) - v).min(1)
     on_x, on_y = on_x - on_y.mean(), on_y - on_y.mean()
     if torch.is_tensor(x):
@@ -115,11 +104,11 @@ def pushed_density(
     branches: Sequence[Callable[[Tensor], Tensor]],
     y: Tensor,
 ) -> Tensor:
-    """``Σ_b p(g_b(y)) |det ∂g_b(y)|``: the density of h(ω) at the points y (slide 31).
+    """``Σ_b p(g_b(y)) |det ∂g_b(y)|``, the density of h(ω) (slide 31, prop-change-of-variables).
 
     density: p of ω, [n, d] -> [n]; branches: the inverses g_b of h on the pieces on which it is
-    one to one and smooth, each [d] -> [d] in torch; y: [n, d], values
-    of h. A diffeomorphism has one branch, ``ω²`` has two, ``√y`` and ``−√y``.
+    one to one and smooth, each [d] -> [d] in torch; y: [n, d], values of h. A diffeomorphism has
+    one branch, ``ω²`` has two, ``√y`` and ``−√y``.
     Returns [n]. Raises ValueError for a y that is not [n, d] and for no branch.
     """
     if y.dim() != 2 or not y.is_floating_point():
@@ -154,23 +143,31 @@ def empirical_rate(
 
     draw: (n, generator) -> [n, d], independent draws from μ. Each repeat of each size draws anew.
     W_q between a sample and μ itself is between half of this and all of it, in expectation, for
-    q = 1: the slope is the same.
+    q = 1 (prop-two-samples): the slope is the same.
     Raises ValueError for fewer than two sizes, sizes below 1, or repeats below 1.
     """
     sizes = [int(n) for n in sizes]
     if len(set(sizes)) < 2 or min(sizes) < 1 or repeats < 1:
         raise ValueError(f"needs two sizes >= 1 and repeats >= 1, got {sizes}, repeats={repeats}")
     generator = torch.Generator().manual_seed(seed)
-    values = torch.tensor(
-        [
-            [wasserstein(draw(n, generator), draw(n, generator), q) for _ in range(repeats)]
-            for n in sizes
-        ],
-        dtype=torch.float64,
-    )
+    rows = [
+        [wasserstein(draw(n, generator), draw(n, generator), q) for _ in range(repeats)]
+        for n in sizes
+    ]
+    values = torch.tensor(rows, dtype=torch.float64)
     mean = values.mean(1)
     slope, _ = np.polyfit(np.log(sizes), mean.log().numpy(), 1)
     return Rate(sizes, mean, values.std(1, correction=min(1, repeats - 1)), float(slope))
+
+
+def _clouds(x: Cloud, y: Cloud, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """Both clouds as float64 [n, d] and [m, d], or ValueError."""
+    x, y = _points("x", x), _points("y", y)
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f"x is in R^{x.shape[1]} and y in R^{y.shape[1]}")
+    if metric not in METRICS:
+        raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
+    return x, y
 
 
 def _points(name: str, cloud: Cloud) -> np.ndarray:
@@ -214,7 +211,7 @@ def _root_mean(gap: np.ndarray, mass: np.ndarray | None, q: float) -> float:
 def _monotone(
     x: np.ndarray, y: np.ndarray, a: np.ndarray, b: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The increasing coupling on the line: mass[k] goes from x[i[k]] to y[j[k]] (slide 29)."""
+    """The increasing coupling: mass[k] goes from x[i[k]] to y[j[k]] (slide 29, prop-sorting)."""
     order_x, order_y = x.argsort(kind="stable"), y.argsort(kind="stable")
     up_to_x, up_to_y = a[order_x].cumsum(), b[order_y].cumsum()
     up_to_x[-1] = up_to_y[-1] = 1.0
@@ -225,8 +222,6 @@ def _monotone(
 
 def _cost(x: np.ndarray, y: np.ndarray, q: float, metric: str) -> tuple[np.ndarray, float]:
     """``(d(x_i, y_j) / scale)^q`` [n, m], and the scale, the largest distance."""
-    from scipy.spatial.distance import cdist
-
     _check_memory(len(x), len(y))
     distance = cdist(x, y, metric)
     scale = float(distance.max()) or 1.0
@@ -247,8 +242,6 @@ def _simplex(a: np.ndarray, b: np.ndarray, cost: np.ndarray) -> tuple[np.ndarray
 
 def _check_memory(n: int, m: int) -> None:
     """MemoryError, with sizes, if n against m points cannot fit."""
-    import psutil
-
     needed, free = n * m * BYTES, psutil.virtual_memory().available
     if needed > free:
         raise MemoryError(

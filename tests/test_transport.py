@@ -62,6 +62,10 @@ def test_on_the_line_sorting_gives_the_network_simplexs_value(seed, q):
     equal = wasserstein(x[:30], y, q)
     assert equal == pytest.approx(wasserstein(in_the_plane(x[:30]), in_the_plane(y), q), rel=1e-10)
     assert equal == pytest.approx(wasserstein(x[:30], y, q, plan=True)[0], rel=1e-12)
+    for weights in ((a[:30] / a[:30].sum(), b), (None, b), (b, None)):  # as many, not alike
+        assert wasserstein(x[:30], y, q, *weights) == pytest.approx(
+            wasserstein(in_the_plane(x[:30]), in_the_plane(y), q, *weights), rel=1e-10
+        )
 
 
 def test_on_the_line_w1_is_scipys():
