@@ -66,6 +66,24 @@ def test_by_default_a_convolution_keeps_the_images_size_and_differs_from_its_res
     assert abs(spectral_norm(weight.flatten(1)) - float(expected)) > 0.1
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("kernel", [(3, 2, 3, 3), (1, 1, 3, 3), (2, 4, 1, 3), (4, 1, 5, 5)])
+def test_a_convolutions_norm_lies_between_its_kernels_and_the_root_of_the_area_times_it(
+    kernel, seed
+):
+    weight = normal(*kernel, seed=seed)
+    reshaped, area = spectral_norm(weight.flatten(1)), kernel[2] * kernel[3]
+    norm = spectral_norm(weight, (7, 6))  # prop-convolution-norm
+    assert reshaped * (1 - 1e-9) <= norm <= math.sqrt(area) * reshaped * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("m", [3, 8, 28])
+def test_a_blurs_norm_is_its_closed_form(m):
+    blur = torch.ones(1, 1, 3, 3)
+    expected = (1 + 2 * math.cos(math.pi / (m + 1))) ** 2
+    assert spectral_norm(blur, (m, m)) == pytest.approx(expected, rel=1e-9)
+
+
 def network(*widths, seed=0, act=nn.ReLU):
     layers = []
     for i, (n, m) in enumerate(itertools.pairwise(widths)):
@@ -102,6 +120,20 @@ def test_on_the_line_the_exact_constant_is_the_steepest_of_all_segments(seed):
     assert lipschitz_constant(net) == pytest.approx(max(slopes), rel=1e-12)
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_in_the_plane_the_exact_constant_is_the_steepest_of_all_cells(seed):
+    """Every cell of lines in general position has a corner, and each corner has four cells."""
+    net = network(2, 5, 1, seed=seed)
+    V, v, w = net[0].weight.detach(), net[0].bias.detach(), net[2].weight[0].detach()
+    steepest = 0.0
+    for i, j in itertools.combinations(range(5), 2):
+        corner = torch.linalg.solve(V[[i, j]], -v[[i, j]])
+        on = V @ corner + v > 0
+        for on[i], on[j] in itertools.product((True, False), repeat=2):
+            steepest = max(steepest, float((w[on] @ V[on]).norm()))
+    assert lipschitz_constant(net) == pytest.approx(steepest, rel=1e-12)
+
+
 def test_an_impossible_pattern_of_units_does_not_count():
     """relu(a) − relu(−a) = a: both units are never on at once, and the bound of 2 is not met."""
     net = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1)).double()
@@ -111,6 +143,42 @@ def test_an_impossible_pattern_of_units_does_not_count():
         net[2].weight.copy_(torch.tensor([[1.0, -1.0]]))
     assert lipschitz_constant(net) == pytest.approx(1)
     assert lipschitz_bound(net) == pytest.approx(2)
+
+
+@pytest.mark.parametrize(
+    "edges",
+    [
+        [(0, 1), (1, 2), (2, 3)],
+        [(i, (i + 1) % 5) for i in range(5)],
+        [(i, j) for i in range(2) for j in range(2, 5)],
+        [(i, j) for i in range(5) for j in range(i)],
+    ],
+)
+def test_the_constant_of_a_graphs_network_is_the_root_of_its_maximum_cut(edges):
+    """prop-max-cut: the rows of the incidence matrix as units, all added up."""
+    k = 1 + max(map(max, edges))
+    net = nn.Sequential(nn.Linear(len(edges), k, bias=False), nn.ReLU(), nn.Linear(k, 1)).double()
+    with torch.no_grad():
+        net[0].weight.zero_()
+        for e, (i, j) in enumerate(edges):
+            net[0].weight[i, e], net[0].weight[j, e] = 1, -1
+        net[2].weight.fill_(1)
+    cuts = [
+        sum(side[i] != side[j] for i, j in edges) for side in itertools.product((0, 1), repeat=k)
+    ]
+    assert lipschitz_constant(net) == pytest.approx(math.sqrt(max(cuts)), rel=1e-12)
+
+
+@pytest.mark.parametrize(("bias", "constant"), [(1.0, 0.0), (-1.0, 1.0)])
+def test_a_unit_without_weights_is_on_everywhere_or_off_everywhere(bias, constant):
+    """relu(1/2 − relu(a) − relu(bias)) on the line: where the constant unit is on, 0."""
+    net = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1), nn.ReLU()).double()
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor([[1.0], [0.0]]))
+        net[0].bias.copy_(torch.tensor([0.0, bias]))
+        net[2].weight.copy_(torch.tensor([[-1.0, -1.0]]))
+        net[2].bias.fill_(0.5)
+    assert lipschitz_constant(net) == pytest.approx(constant)
 
 
 def test_the_bound_of_a_convolutional_network_is_never_exceeded():
