@@ -26,6 +26,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lib import processes
+
 _FIRST_LINE = b"EE-556 lecture 11 checkpoint, format 1\n"
 _ADVICE = "delete it to start anew, or give another path"
 
@@ -118,6 +120,7 @@ class Keeper:
         found = self.path.exists()
         if not found:
             self.save()
+        processes.wait()
         state = load(self.path)  # a new one too: better learn now than later that it cannot be
         was = state.get("settings", {})
         differences = [
@@ -138,8 +141,8 @@ class Keeper:
                 generator.set_state(saved)
 
     def save(self) -> None:
-        """Write the checkpoint."""
-        if self.path is None:
+        """Write the checkpoint; of several processes, which are all alike, the first one does."""
+        if self.path is None or processes.rank() > 0:
             return
         parts = self.parts.items()
         state = {name: None if part is None else part.state_dict() for name, part in parts}

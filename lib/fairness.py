@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lib import processes
 from lib.ascent import Function, Loss
 from lib.attacks import robust_accuracy
 from lib.balls import Ball
@@ -123,7 +124,8 @@ class ClassFocusedSampler:
         """
 
         def watched(logits: Tensor, b: Tensor) -> Tensor:
-            self.update(b, predict(logits) != b)
+            wrong = predict(logits) != b
+            self.update(processes.gathered(b), processes.gathered(wrong))
             return loss(logits, b)
 
         return watched

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from lib import processes
 from lib.balls import L2, Ball
 from lib.models import MaskedReLU, Normalize
 from lib.pieces import layers_of
@@ -177,7 +179,8 @@ def gradient_penalty(
     if not 0 <= weight < math.inf:
         raise ValueError(f"weight must be finite and >= 0, got {weight}")
     where = generator.device if generator else real.device
-    t = torch.rand(len(real), generator=generator, device=where).to(real)
+    rand = partial(torch.rand, device=where)
+    t = processes.drawn(rand, (len(real),), generator).to(real)
     t = t.reshape(-1, *[1] * (real.dim() - 1))
     z = torch.lerp(fake.detach(), real.detach(), t).requires_grad_()
     excess = ball(1.0).dual_norm(_gradient(critic, z)) - 1

@@ -117,7 +117,8 @@ def mlp(
     """A fully connected network: [n, *shape] -> [n, classes] (slides 5 and 10).
 
     One layer for each width in ``hidden``, each followed by the activation, "relu", "masked relu"
-    or "celu"; celu is continuously differentiable. 159,010 parameters for digits and one layer of 200.
+    or "celu"; celu is continuously differentiable. 159,010 parameters for digits and one layer of
+    200.
     Raises ValueError for sizes that are not positive and for unknown activations.
     """
     shape, hidden = _sizes("shape", shape), _sizes("hidden", hidden)

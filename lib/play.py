@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lib import processes
 from lib.checkpoints import CheckpointError, Keeper, checksum, torch_seeded
 from lib.players import Noise
 from lib.transport import wasserstein
@@ -98,6 +99,7 @@ def play(
     for name, size in (sizes | {"samples": samples, "real samples": len(real)}).items():
         if size < 1:
             raise ValueError(f"{name} must be >= 1, got {size}")
+    processes.check(batch_size=batch_size)
     for name, seconds in (("every", every), ("evaluate_every", evaluate_every or 0)):
         if not seconds >= 0:
             raise ValueError(f"{name} must be >= 0, got {seconds}")
@@ -133,7 +135,7 @@ def play(
     bar = tqdm(total=steps, unit="step", disable=None if progress is None else not progress)
 
     def fresh_noise() -> Tensor:
-        return noise(batch_size, generator=draws).to(device)
+        return processes.share(noise(batch_size, generator=draws)).to(device)
 
     def score() -> None:
         generator.eval()
@@ -153,7 +155,8 @@ def play(
                 for _ in range(critic_steps):
                     with torch.no_grad(), autocast:
                         fake = h(fresh_noise()).to(real.dtype)
-                    r = real[torch.randint(len(real), (batch_size,), generator=draws).to(device)]
+                    i = torch.randint(len(real), (batch_size,), generator=draws)
+                    r = real[processes.share(i).to(device)]
                     with autocast:
                         of_real, of_fake = _numbers(d, r, fake)
                         value = game.value(of_real, of_fake)
@@ -166,7 +169,9 @@ def play(
                 _step(primal, loss, x)  # x ← x − α ∇ℓ
                 for lr in schedules if schedule else ():
                     lr.step()
-                run.end_step(float(value.detach()), float(loss.detach()))
+                numbers = torch.stack([value.detach(), loss.detach()]).double()
+                processes.mean_([numbers])
+                run.end_step(*numbers.tolist())
                 bar.update()
                 keeper.save_if_due()
             if evaluate_every:
@@ -198,6 +203,7 @@ def _step(optimizer: Optimizer, loss: Tensor, parameters: list[nn.Parameter]) ->
     """One step down the loss, by the gradient of these parameters alone."""
     optimizer.zero_grad()
     loss.backward(inputs=parameters)
+    processes.mean_([p.grad for p in parameters])
     optimizer.step()
 
 

@@ -21,6 +21,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lib import processes
 from lib.attacks import cross_entropy
 from lib.checkpoints import CheckpointError, Keeper, checksum, torch_seeded
 from lib.data import Images
@@ -104,6 +105,7 @@ def fit(
     for name, value in (("epochs", epochs), ("batch_size", batch_size), ("images", len(data))):
         if value < 1:
             raise ValueError(f"{name} must be >= 1, got {value}")
+    processes.check(images=len(data), batch_size=batch_size)
     if not 0 < lr < float("inf"):
         raise ValueError(f"lr must be finite and > 0, got {lr}")
     if not every >= 0:
@@ -205,7 +207,7 @@ class _Run:
                 i = self.order[self.batch * m : (self.batch + 1) * m]
             else:
                 i = self.sampler.draw(m)
-            self.size = len(i)
+            self.size, i = len(i), processes.share(i)
             yield self.data.a[i], self.data.b[i]
             self.batch += 1
 

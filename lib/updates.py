@@ -11,7 +11,9 @@
 ``update(model, a, b)`` sets every parameter's ``.grad`` for the minibatch a [m, ...], b [m] and
 returns the mean loss, detached. It finds the model in training mode and leaves it so. One that
 draws random numbers shows its generators as ``update.generators``, so that a checkpoint holds
-them. Losses map (logits [m, classes], labels [m]) to [m], one value a sample.
+them. On several processes (lib.processes) a and b are this one's share of the minibatch, and
+gradients and loss are averaged. Losses map (logits [m, classes], labels [m]) to [m], one value a
+sample.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from lib import processes
 from lib.ascent import StepSize, loss_of, pga, step_sizes
 from lib.attacks import Loss, cross_entropy
 from lib.balls import L2, Ball
@@ -45,7 +48,7 @@ def erm(loss: Loss = cross_entropy) -> Update:
         model.zero_grad(set_to_none=True)
         risk = mean_loss(model, a, b, loss)
         risk.backward()
-        return risk.detach()
+        return _averaged(model, risk.detach())  # over the processes, if there are several
 
     return update
 
@@ -71,12 +74,12 @@ def adversarial(
     Raises ValueError if the attack returns another shape than a's, or the loss another than [m].
     """
     descend = erm(loss)
-    settings = {} if generator is None else {"generator": generator}
 
     def update(model: nn.Module, a: Tensor, b: Tensor) -> Tensor:
         model.eval()
         try:
-            worst = attack(model, a, b, **settings)
+            own = {} if generator is None else {"generator": processes.child(generator)}
+            worst = attack(model, a, b, **own)
         finally:
             model.train()
         if worst.shape != a.shape:
@@ -138,12 +141,14 @@ def danskin(
         model.eval()
         try:
             for _ in range(k):
-                start = ball.project(ball.sample(tuple(a.shape), generator).to(a), low, high)
+                start = processes.drawn(ball.sample, tuple(a.shape), generator).to(a)
+                start = ball.project(start, low, high)
                 eta = pga(f, start, ball, alphas, steps, low, high, steepest=True)
                 attacked.append((a + eta).clamp(*bounds))
         finally:
             model.train()
         g, losses = gradients(model, attacked, b, loss, return_losses=True)
+        processes.mean_([g, losses])
         trained = _trained(model)
         if weight_decay:
             g += weight_decay * torch.cat([p.detach().flatten() for p in trained])
@@ -209,7 +214,7 @@ def sharpness_aware(rho: float, *, loss: Loss = cross_entropy, per_sample: bool 
         model.zero_grad(set_to_none=True)
         for name in x:
             model.get_parameter(name).grad = total[name] / len(b)
-        return risk / len(b)
+        return _averaged(model, risk / len(b))
 
     return update_per_sample if per_sample else update
 
@@ -271,6 +276,12 @@ def mean_loss(model: nn.Module, a: Tensor, b: Tensor, loss: Loss) -> Tensor:
             'use reduction="none"'
         )
     return losses.mean()
+
+
+def _averaged(model: nn.Module, risk: Tensor) -> Tensor:
+    """Every ``.grad``, and the loss, as the mean over the processes' shares of the minibatch."""
+    processes.mean_([p.grad for p in _trained(model) if p.grad is not None] + [risk])
+    return risk
 
 
 def _ball(name: str, radius: float) -> L2:

@@ -12,7 +12,7 @@ from scipy.spatial.distance import jensenshannon
 from torch import nn
 
 from lib import gan, points
-from lib.checkpoints import CheckpointError
+from lib.checkpoints import CheckpointError, load
 from lib.gan import js_divergence, train_gan, train_wgan
 from lib.lipschitz import lipschitz_bound
 from lib.players import (
@@ -333,6 +333,8 @@ def test_a_run_cut_off_anywhere_goes_on_bit_for_bit(tmp_path, settings, at):
     kept = {"checkpoint": tmp_path / "run.pt", "every": 0.0}
     with pytest.raises(Killed):
         train(*players(), real, killed_at(at), rule, **settings, **kept)
+    # One call for the scored noise, then four for each step.
+    assert load(tmp_path / "run.pt")["run"]["done"] == (at - 2) // 4
     again = players()
     history = train(*again, real, gaussian(2), rule, **settings, **kept)
     assert equal(state(again[0]), state(whole[0])) and equal(state(again[1]), state(whole[1]))

@@ -1,0 +1,98 @@
+"""Records: what a full-scale run measured, kept so that the pages can show it.
+
+    save(name, settings, results)    what ``python -m experiments`` writes at its end
+    load(name)                       the record, or None where it has not been measured
+
+A record is ``experiments/records/NAME.json``: settings, the results of every seed, their mean and
+deviation, and the machine, versions and commit that they come from.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parents[1] / "experiments" / "records"
+PACKAGES = ("torch", "numpy", "scipy", "POT")
+
+Results = Mapping[str, Sequence[Mapping[str, float]]]  # for each variant, one row a seed
+
+
+def load(name: str, folder: str | Path = FOLDER) -> dict[str, Any] | None:
+    """The record of this name, or None if there is none: it is shown as missing."""
+    path = Path(folder) / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def save(
+    name: str, settings: Mapping[str, Any], results: Results, folder: str | Path = FOLDER
+) -> Path:
+    """Write a record, whole or not at all, and return its path.
+
+    Raises ValueError for no result, and for numbers that are not finite.
+    """
+    if not results or not all(results.values()):
+        raise ValueError("a record needs at least one variant, and a row for each of them")
+    record = {
+        "name": name,
+        "settings": dict(settings),
+        "results": {variant: [dict(row) for row in rows] for variant, rows in results.items()},
+        "summary": {variant: _summary(rows) for variant, rows in results.items()},
+        "machine": machine(),
+        "commit": _commit(),
+    }
+    path = Path(folder) / f"{name}.json"
+    partial = path.with_name(path.name + ".partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+    os.replace(partial, path)
+    return path
+
+
+def machine() -> dict[str, Any]:
+    """The processor, the accelerator if there is one, and the versions that results depend on."""
+    import torch
+
+    described = {"processor": _processor(), "cores": os.cpu_count(), "system": platform.system()}
+    if torch.cuda.is_available():
+        described["accelerator"] = torch.cuda.get_device_name()
+    return described | {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}}
+
+
+def _summary(rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Mean and standard deviation over the seeds, of everything but the seed."""
+    names = [name for name in rows[0] if name != "seed"]
+    columns = {name: [float(row[name]) for row in rows] for name in names}
+    return {
+        name: {
+            "mean": statistics.fmean(column),
+            "deviation": statistics.stdev(column) if len(column) > 1 else 0.0,
+        }
+        for name, column in columns.items()
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _commit() -> str:
+    """The commit that is checked out, marked if files differ from it."""
+    asked = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        said = subprocess.run(asked, cwd=FOLDER.parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return said.stdout.strip()

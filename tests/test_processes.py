@@ -1,0 +1,159 @@
+"""lib.processes: one, two and four processes give the same run, and the loss of one ends it well.
+
+``python tests/test_processes.py FOLDER`` under torchrun runs every update and the WGAN, and the
+first process writes their losses.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from lib import attacks, fairness, models, points, processes
+from lib.balls import LInf
+from lib.data import Images
+from lib.gan import train_gan, train_wgan
+from lib.players import gaussian, point_critic, point_generator
+from lib.training import adversarial, ball_stability, cross_entropy, danskin, erm, fit
+from lib.updates import sharpness_aware
+
+ATTACK = partial(attacks.attack, ball=LInf(0.1), steps=2)
+UPDATES = {
+    "erm": erm,
+    "adversarial": partial(adversarial, ATTACK),
+    "danskin": partial(danskin, LInf(0.1), k=3, steps=2),
+    "sharpness aware": partial(sharpness_aware, 0.05),
+    "sharpness aware, each sample": partial(sharpness_aware, 0.05, per_sample=True),
+    "ball stability": partial(ball_stability, 0.05, steps=2),
+}
+GAMES = {
+    "clip": (train_wgan, "clip"),
+    "penalty": (train_wgan, "penalty"),
+    "spectral": (train_wgan, "spectral"),
+    "vanilla": (train_gan, "saturating"),
+}
+
+
+def images(n=40):
+    generator = torch.Generator().manual_seed(0)
+    a = torch.rand(n, 1, 4, 4, generator=generator)
+    return Images(a, (a.sum((1, 2, 3)) * 2).long() % 3, tuple("012"))
+
+
+def losses(checkpoints: Path) -> dict[str, list[float]]:
+    """50 steps of every update, and of class-focused training, and 10 of each game."""
+    found = {}
+    settings = {"epochs": 10, "batch_size": 8, "lr": 0.01, "progress": False}
+    for name, update in UPDATES.items():
+        model = models.mlp((1, 4, 4), (8,), 3, activation="celu", mean=0.5, std=0.3)
+        path = checkpoints / f"{name}.pt"
+        found[name] = fit(model, images(), update(), checkpoint=path, **settings)["loss"]
+    sampler = fairness.ClassFocusedSampler(images().b, step_size=0.1)
+    model = models.mlp((1, 4, 4), (8,), 3, activation="celu", mean=0.5, std=0.3)
+    update = adversarial(ATTACK, loss=sampler.watch(cross_entropy))
+    found["class focused"] = fit(model, images(), update, sampler=sampler, **settings)["loss"]
+    found["class weights"] = sampler.w.tolist()
+    real = points.eight_gaussians(100, torch.Generator().manual_seed(0))
+    for name, (train, rule) in GAMES.items():
+        players = point_generator(2, 2, (8,)), point_critic(2, (8,))
+        settings = {"steps": 10, "batch_size": 8, "samples": 20, "progress": False}
+        history = train(*players, real, gaussian(2), rule, **settings)
+        found[name] = history["value"] + history["w1"]
+    return found
+
+
+def launched(folder: Path, number: int, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(number)]
+    command += ["--standalone", __file__, str(folder), *arguments]
+    root = Path(__file__).parents[1]
+    variables = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=root, env=variables, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("number", [2, 4])
+def test_two_and_four_processes_give_the_run_of_one(tmp_path, number):
+    """Losses to 1e-5 over 50 steps of each update, and over each game."""
+    done = launched(tmp_path, number)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((tmp_path / "losses.json").read_text())
+    expected = losses(tmp_path / "alone")
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        assert found[name] == pytest.approx(values, abs=1e-5), name
+    assert len(list(tmp_path.glob("*.pt"))) == len(UPDATES)
+
+
+def test_a_process_that_dies_ends_the_run_with_a_message_and_a_checkpoint(tmp_path):
+    done = launched(tmp_path, 2, "die")
+    assert done.returncode != 0
+    assert "lost the others" in done.stderr and "start the run again to go on" in done.stderr
+    model = models.linear((1, 4, 4), 3)
+    settings = {"epochs": 4, "batch_size": 8, "progress": False}
+    history = fit(model, images(), erm(), checkpoint=tmp_path / "died.pt", **settings)
+    fresh = fit(models.linear((1, 4, 4), 3), images(), erm(), **settings)
+    assert history["loss"] == pytest.approx(fresh["loss"], abs=1e-5)
+
+
+def test_alone_nothing_is_shared():
+    t = torch.arange(7)
+    assert processes.count() == 1 and processes.rank() == 0
+    assert torch.equal(processes.share(t), t) and torch.equal(processes.gathered(t), t)
+    processes.mean_([t])
+    assert t.tolist() == list(range(7))
+    with processes.started("cpu") as device:
+        assert device == torch.device("cpu")
+
+
+def test_an_attack_draws_other_points_in_each_process_from_one_state(monkeypatch):
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    points = []
+    for rank in (0, 1, 1):
+        monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
+        generator = torch.Generator().manual_seed(5)
+        points.append(torch.rand(4, generator=processes.child(generator)))
+        state = generator.get_state()
+    assert not torch.equal(points[0], points[1]) and torch.equal(points[1], points[2])
+    monkeypatch.setattr(processes, "rank", lambda: 0)
+    other = torch.Generator().manual_seed(5)
+    processes.child(other)
+    assert torch.equal(other.get_state(), state)
+
+
+def test_uneven_shares_are_refused(monkeypatch):
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    with pytest.raises(ValueError, match="batch_size must be a multiple of the 2 processes, got 7"):
+        fit(models.linear((1, 4, 4), 3), images(), erm(), epochs=1, batch_size=7)
+    with pytest.raises(ValueError, match="images must be a multiple of the 2 processes, got 39"):
+        fit(models.linear((1, 4, 4), 3), images(39), erm(), epochs=1, batch_size=8)
+    players, real = (point_generator(), point_critic()), torch.zeros(9, 2)
+    with pytest.raises(ValueError, match="batch_size must be a multiple of the 2 processes, got 5"):
+        train_wgan(*players, real, gaussian(2), steps=1, batch_size=5)
+
+
+def main(folder: Path, die: bool) -> None:
+    torch.set_num_threads(1)
+    with processes.started("cpu"):
+        if die:
+            calls = iter(range(100))
+
+            def update(model, a, b):
+                if next(calls) == 7 and processes.rank() == 1:
+                    os._exit(3)
+                return erm()(model, a, b)
+
+            update.__qualname__ = erm().__qualname__
+            kept = {"checkpoint": folder / "died.pt", "every": 0.0}
+            model = models.linear((1, 4, 4), 3)
+            fit(model, images(), update, epochs=4, batch_size=8, progress=False, **kept)
+        found = losses(folder)
+        if processes.rank() == 0:
+            (folder / "losses.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), "die" in sys.argv)
