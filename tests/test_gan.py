@@ -106,6 +106,21 @@ def test_the_penalty_is_subtracted_from_what_the_critic_maximizes(slope, one_sid
     assert float(d.y.detach()) == pytest.approx(slope + 0.1 * (1 - 2 * 1.5 * excess), abs=1e-12)
 
 
+def test_a_schedule_slows_both_players_after_each_generator_step():
+    """The Dirac game by hand, with learning rates that are halved each time."""
+    h, d = Shift(0.25), Line(-0.5)
+    halved = partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.5)
+    settings = {"penalty": 0.0, "steps": 3, "critic_steps": 2, "schedule": halved}
+    train_wgan(h, d, ONES, zeros, "penalty", **settings, **DIRAC)
+    x, y, lr = 0.25, -0.5, 0.1
+    for _ in range(3):
+        for _ in range(2):
+            y += lr * (1 - x)
+        x, lr = x + lr * y, lr / 2
+    assert float(h.x.detach()) == pytest.approx(x, abs=1e-12)
+    assert float(d.y.detach()) == pytest.approx(y, abs=1e-12)
+
+
 @pytest.mark.parametrize("loss", ["saturating", "non-saturating"])
 def test_the_vanilla_game_by_hand(loss):
     """V = log σ(y) + log(1 − σ(y x)), and the generator's two losses, differentiated by hand."""
@@ -449,6 +464,10 @@ def test_the_divergence_by_hand():
     assert js_divergence(np.array(p), np.array(q)) == pytest.approx(sum(half), abs=1e-15)
     assert js_divergence(np.array([1.0, 0, 0]), np.array([0, 0.5, 0.5])) == math.log(2)
     assert js_divergence(np.array([0.0, 1]), np.array([0.0, 1])) == 0
+    rng = np.random.default_rng(0)
+    for p in rng.dirichlet(np.ones(5), 200):  # rounding never makes it negative
+        q = p * (1 + 1e-9 * rng.normal(size=5))
+        assert js_divergence(p, q / q.sum()) >= 0
 
 
 @pytest.mark.parametrize(
