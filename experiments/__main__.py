@@ -1,49 +1,50 @@
-"""``python -m experiments NAME``: run an experiment and write its record.
-
-A run that was stopped goes on from its checkpoints in ``experiments/runs`` when it is started
-again with the same settings.
-"""
+"""``python -m experiments NAME --help``: run an experiment and write its record."""
 
 from __future__ import annotations
 
-import argparse
+import sys
 from importlib import import_module
-from pathlib import Path
 
-import torch
+import tyro
+from tyro.extras import subcommand_type_from_defaults
 
-from lib import records
+from experiments.running import RunError, run
+from lib.checkpoints import CheckpointError
+from lib.data import DataError
 
-NAMES = {"wgan-points": "four games on the eight Gaussians, scored by exact W1 (slide 39)"}
+MODULES = {
+    "wgan-points": "wgan_points",
+    "training-cifar10": "training_cifar10",
+    "danskin-cifar10": "danskin_cifar10",
+    "fairness-cifar10": "fairness_cifar10",
+    "sam-cifar10": "sam_cifar10",
+    "attacks-mnist": "attacks_mnist",
+    "training-mnist": "training_mnist",
+    "saliency-retina": "saliency_retina",
+    "wgan-digits": "wgan_digits",
+    "rates": "rates",
+}
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments",
-        description=__doc__.splitlines()[0],
-        epilog="\n".join(f"{name}: {text}" for name, text in NAMES.items()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def main(arguments: list[str] | None = None) -> int:
+    """Run what the command line says; 0, or 1 after one line that says what is wrong."""
+    modules = {name: import_module(f"experiments.{file}") for name, file in MODULES.items()}
+    configs = {name: module.Config() for name, module in modules.items()}
+    config = tyro.cli(
+        subcommand_type_from_defaults(configs), prog="python -m experiments", args=arguments
     )
-    parser.add_argument("name", choices=NAMES, metavar="NAME")
-    parser.add_argument("--seeds", type=int, default=5, help="how many seeds (5)")
-    parser.add_argument("--device", default="cpu", help="where to train (cpu)")
-    parser.add_argument("--out", type=Path, default=records.FOLDER, help="the record's folder")
-    parser.add_argument(
-        "--runs", type=Path, default=Path(__file__).parent / "runs", help="the checkpoints' folder"
-    )
-    chosen = parser.parse_args(arguments)
-    if chosen.seeds < 1:
-        parser.error(f"--seeds must be >= 1, got {chosen.seeds}")
+    [name] = [name for name, module in modules.items() if type(config) is module.Config]
     try:
-        torch.zeros(1, device=chosen.device)
-    except (RuntimeError, AssertionError) as error:
-        parser.error(f"--device {chosen.device} is not at hand: {str(error).splitlines()[0]}")
-    torch.set_num_threads(1)
-    experiment = import_module(f"experiments.{chosen.name.replace('-', '_')}")
-    settings = experiment.settings(chosen.seeds, chosen.device)
-    results = experiment.run(chosen.seeds, chosen.device, chosen.runs / chosen.name)
-    print(f"The record is at {records.save(chosen.name, settings, results, chosen.out)}")
+        path = run(name, modules[name], config)
+    except (RunError, CheckpointError, DataError, FloatingPointError, OSError, ValueError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{name}: stopped; --resume goes on from here", file=sys.stderr)
+        return 130
+    print(f"The record is at {path}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

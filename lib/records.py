@@ -22,7 +22,7 @@ from typing import Any
 FOLDER = Path(__file__).parents[1] / "experiments" / "records"
 PACKAGES = ("torch", "numpy", "scipy", "POT")
 
-Results = Mapping[str, Sequence[Mapping[str, float]]]  # for each variant, one row a seed
+Results = Mapping[str, Sequence[Mapping[str, Any]]]  # for each variant, one row a seed
 
 
 def load(name: str, folder: str | Path = FOLDER) -> dict[str, Any] | None:
@@ -66,9 +66,10 @@ def machine() -> dict[str, Any]:
     return described | {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}}
 
 
-def _summary(rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """Mean and standard deviation over the seeds, of everything but the seed."""
-    names = [name for name in rows[0] if name != "seed"]
+def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Mean and standard deviation over the seeds, of every number but the seed."""
+    numbers = [name for name, value in rows[0].items() if isinstance(value, int | float)]
+    names = [name for name in numbers if name != "seed"]
     columns = {name: [float(row[name]) for row in rows] for name in names}
     return {
         name: {

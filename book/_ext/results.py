@@ -1,0 +1,68 @@
+"""The results page: ``{record} NAME`` shows a record as a table, or says that there is none.
+
+The directive's content says what a missing record would take: the command's settings and time.
+"""
+
+from pathlib import Path
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.util.docutils import SphinxDirective
+
+from lib import records
+
+HIDDEN = ("seed", "seconds")
+
+
+class Record(SphinxDirective):
+    required_arguments = 1
+    has_content = True
+
+    def run(self):
+        [name] = self.arguments
+        self.env.note_dependency(str(records.FOLDER / f"{name}.json"))
+        record = records.load(name)
+        lines = missing(name, " ".join(self.content)) if record is None else shown(record)
+        node = nodes.container()
+        self.state.nested_parse(StringList(lines, self.env.docname), self.content_offset, node)
+        return node.children
+
+
+def missing(name, takes):
+    return [f"*Not yet measured.* `python -m experiments {name}`. {takes}"]
+
+
+def shown(record):
+    """A row for each variant: mean ± standard deviation over its seeds; then where and how."""
+    summary, machine, settings = record["summary"], record["machine"], dict(record["settings"])
+    columns = list(dict.fromkeys(name for row in summary.values() for name in row))
+    columns = [name for name in columns if name not in HIDDEN]
+    lines = ["| | " + " | ".join(name.replace("_", " ") for name in columns) + " |"]
+    lines += ["| :--- |" + " ---: |" * len(columns)]
+    for variant, row in summary.items():
+        lines += [f"| {variant} | " + " | ".join(cell(row.get(name)) for name in columns) + " |"]
+    seconds = sum(row["seconds"] for rows in record["results"].values() for row in rows)
+    seeds, device = settings.pop("seeds"), settings.pop("device")
+    where = machine["accelerator"] if device != "cpu" else f"{machine['processor']}, one thread"
+    said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items())
+    versions = f"Python {machine['python']}, PyTorch {machine['torch']}"
+    lines += ["", f"Mean ± standard deviation over {seeds} seeds. Settings: {said}."]
+    lines += [f"Measured in {duration(seconds)} on {where}; {versions}; commit {record['commit']}."]
+    return lines
+
+
+def cell(number):
+    if number is None:
+        return ""
+    if number["deviation"] == 0:
+        return f"{number['mean']:.4g}"
+    return f"{number['mean']:.3g} ± {number['deviation']:.1g}"
+
+
+def duration(seconds):
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def setup(app):
+    app.add_directive("record", Record)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,191 @@
+"""Saliency maps of standard and robust networks, on photographs and phantoms (slide 24).
+
+A map is the gradient by the input of the margin of the predicted class (def-saliency). Measured:
+the alignment α of image and map, the linearized distance D̂ and the distance D to the boundary in
+ℓ2, found by attacks (chapter 7). For phantoms, whose lesions are known: the lift, how much more
+than its share of the eye's pixels the lesions get of the map, and how often the map's peak lies
+on one. RetinaMNIST has no masks. "untrained" is the control. Not for clinical use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from experiments.running import Row, Settings
+from lib import data
+from lib.attacks import attack, robust_accuracy
+from lib.balls import L2, LInf
+from lib.data import Images
+from lib.fairness import classwise_accuracy
+from lib.models import cnn, predict
+from lib.phantoms import Phantoms
+from lib.training import accuracy, adversarial, erm, fit
+
+SETS = ("retina", "phantoms")
+KINDS = ("untrained", "standard", "robust")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Settings):
+    """Saliency of standard and robust networks on RetinaMNIST and on synthetic eyes."""
+
+    size: int = 64
+    """Pixels a side of a phantom; those of RetinaMNIST have 28."""
+    train_eyes: int = 1000
+    """Phantoms to train on; RetinaMNIST has 1080."""
+    test_eyes: int = 400
+    """Images to test, of each set."""
+    clean_epochs: int = 10
+    """Epochs on clean images with which both kinds begin."""
+    epochs: int = 16
+    """Epochs after them, of either kind."""
+    batch_size: int = 50
+    """Images in a batch."""
+    lr: float = 1e-3
+    """Adam's learning rate."""
+    retina_eps: float = 0.01
+    """Radius for RetinaMNIST, l-infinity, in pixel units."""
+    phantoms_eps: float = 0.02
+    """Radius for the phantoms."""
+    attack_steps: int = 3
+    """Steps of the attacks in training."""
+    test_steps: int = 20
+    """Steps of the attacks that test."""
+    distances: int = 100
+    """Images whose distance to the boundary is searched for by attacks."""
+    pictures: int = 3
+    """Images and maps that seed 0 keeps."""
+
+
+def cells(config: Config) -> Iterator[tuple[str, int]]:
+    """Both sets and three kinds of networks for every seed; ValueError for bad settings."""
+    for name in ("clean_epochs", "epochs", "test_eyes", "distances"):
+        if (value := getattr(config, name)) < 1:
+            raise ValueError(f"{name} must be >= 1, got {value}")
+    if config.pictures < 0:
+        raise ValueError(f"pictures must be >= 0, got {config.pictures}")
+    for seed in range(config.seeds):
+        for which in SETS:
+            for kind in KINDS:
+                yield f"{which}-{kind}", seed
+
+
+def measure(config: Config, variant: str, seed: int, device: torch.device, checkpoint: Path) -> Row:
+    """Train one network on one set and score its maps of the test images."""
+    which, kind = variant.split("-")
+    train, test = (images.to(device) for images in _images(config, which, seed))
+    eps = config.retina_eps if which == "retina" else config.phantoms_eps
+    shape = tuple(train.a.shape[1:])
+    model = cnn(shape, len(train.classes), mean=0.25, std=0.25, seed=seed).to(device).eval()
+    if kind != "untrained":
+        _train(config, kind, model, train, eps, seed, checkpoint)
+    g, s = saliency(model, test.a)
+    some = test.a[: config.distances]
+    alpha, straight, d = alignment(test.a, g), s.abs() / _norm(g), distance(model, some)
+    row = {
+        "accuracy": accuracy(model, test),
+        "balanced_accuracy": classwise_accuracy(model, test).accuracy.mean().item(),
+        "robust_accuracy": robust_accuracy(
+            model, test.a, test.b, LInf(eps), steps=config.test_steps
+        ),
+        "alignment": alpha.median().item(),
+        "linearized_distance": straight.median().item(),
+        "distance": d.median().item(),
+        "rank_correlation": rank_correlation(alpha[: len(d)], d),
+        "bias_share": ((alpha - straight).abs().median() / straight.median()).item(),
+    }
+    shown = test
+    if isinstance(test, Phantoms):
+        sick = test.b == 1
+        lift, hit = located(test.a[sick], g[sick], test.mask[sick])
+        row |= {"lift": lift.mean().item(), "peak_on_lesion": hit.double().mean().item()}
+        shown, g = test[sick], g[sick]
+    if seed == 0 and config.pictures:
+        maps = g[: config.pictures].abs().sum(1)
+        maps /= maps.amax((1, 2), keepdim=True).clamp(min=1e-12)
+        row["maps"] = _rounded(maps)
+        if kind == "untrained":  # the images are the same for all kinds
+            row["images"] = _rounded(shown.a[: config.pictures])
+    return row
+
+
+def saliency(model: nn.Module, a: Tensor) -> tuple[Tensor, Tensor]:
+    """The map of the margin [n, ...], and the margin [n] of the class that is predicted."""
+    a = a.clone().requires_grad_(True)
+    first, second = model(a).topk(2, dim=1).values.T
+    [g] = torch.autograd.grad((first - second).sum(), a)
+    return g, (first - second).detach()
+
+
+def alignment(a: Tensor, g: Tensor) -> Tensor:
+    """``α = |⟨a, g⟩| / ‖g‖₂`` of each image and its map [n]; 0 where the map is 0."""
+    return (a * g).flatten(1).sum(1).abs() / _norm(g)
+
+
+def distance(model: nn.Module, a: Tensor, farthest: float = 8.0, rounds: int = 12) -> Tensor:
+    """D, the ℓ2 radius at which an attack begins to succeed [n], by bisection; at most farthest."""
+    b = predict(model(a).detach())
+    low, high = torch.zeros(len(a), device=a.device), torch.full((len(a),), farthest).to(a)
+    for _ in range(rounds):
+        radius = (low + high) / 2
+        # The boundary knows nothing of the box of pixels.
+        worst = attack(model, a, b, L2(radius), steps=12, bounds=(-1e3, 1e3))
+        crossed = predict(model(worst).detach()) != b
+        low, high = torch.where(crossed, low, radius), torch.where(crossed, radius, high)
+    return high
+
+
+def located(a: Tensor, g: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The lift of each map [n], and whether its peak lies on the mask [n], of the eye's pixels."""
+    eye = (a.mean(1) > 0.1) | mask
+    weight = g.abs().sum(1) * eye
+    inside = (weight * mask).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1e-12)
+    area = mask.sum((1, 2)) / eye.sum((1, 2))
+    peak = weight.flatten(1).argmax(1, keepdim=True)
+    return inside / area, mask.flatten(1).gather(1, peak)[:, 0]
+
+
+def rank_correlation(u: Tensor, v: Tensor) -> float:
+    """Spearman's: 1 if u and v put the images in the same order; 0 for a constant."""
+    ranks = torch.stack([t.cpu().argsort().argsort().double() for t in (u, v)])
+    return torch.corrcoef(ranks)[0, 1].nan_to_num().item() if len(u) > 1 else 0.0
+
+
+def _images(config: Config, which: str, seed: int) -> tuple[Images, Images]:
+    if which == "retina":
+        return data.retina("train"), data.retina("test")[: config.test_eyes]
+    draw = partial(data.fundus_phantoms, size=config.size, seed=seed)
+    return draw("train", n=config.train_eyes), draw("test", n=config.test_eyes)
+
+
+def _train(
+    config: Config,
+    kind: str,
+    model: nn.Module,
+    train: Images,
+    eps: float,
+    seed: int,
+    checkpoint: Path,
+) -> None:
+    """The clean epochs, then those of the kind: a large radius at once is too hard (chapter 7)."""
+    numbers = {"batch_size": config.batch_size, "lr": config.lr, "seed": seed}
+    part = partial(fit, model, train, evaluate=lambda model: {}, progress=False, **numbers)
+    begun = checkpoint.with_name(checkpoint.name.replace(kind, "clean"))  # once for both kinds
+    part(erm(), epochs=config.clean_epochs, checkpoint=begun)
+    robust = adversarial(partial(attack, ball=LInf(eps), steps=config.attack_steps))
+    update = erm() if kind == "standard" else robust
+    part(update, epochs=config.epochs, checkpoint=checkpoint)
+
+
+def _norm(g: Tensor) -> Tensor:
+    return g.flatten(1).norm(dim=1).clamp(min=1e-12)
+
+
+def _rounded(t: Tensor) -> list:
+    return t.double().cpu().round(decimals=3).tolist()

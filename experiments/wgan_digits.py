@@ -1,0 +1,158 @@
+"""Three constraints and the vanilla GAN on MNIST (slides 39 and 41).
+
+At equal generator steps: the exact W1 between generated and true digits along the training, of
+the pixels and of features, which are the penultimate layer of a small classifier that is trained
+once a seed. "target" has other true digits in the generator's place: the distance that two
+samples of one law keep at this size (slide 33). Shrunken images may get below it (chapter 12).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LinearLR
+
+from experiments.running import Row, Settings
+from lib import data
+from lib.gan import train_gan, train_wgan
+from lib.models import cnn
+from lib.players import gaussian, image_critic, image_generator
+from lib.training import accuracy, erm, fit
+from lib.transport import wasserstein
+
+GAMES = ("clip", "penalty", "spectral", "vanilla", "target")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Settings):
+    """Four games on MNIST at equal generator steps, scored by exact W1 of pixels and features."""
+
+    steps: int = 20_000
+    """Generator steps."""
+    critic_steps: int = 5
+    """Critic steps before each of them."""
+    batch_size: int = 64
+    """Digits in a batch."""
+    channels: int = 32
+    """Channels of both networks where they are widest in space; twice as many further in."""
+    noise: int = 64
+    """Noise variables."""
+    lr: float = 5e-4
+    """Adam's learning rate, falling linearly to a hundredth of it."""
+    clip: float = 0.01
+    """Greatest weight of the critic under clipping."""
+    penalty: float = 10.0
+    """Weight of the gradient penalty."""
+    samples: int = 1000
+    """Digits that are scored, and of the target."""
+    scores: int = 10
+    """Scores along the training, beside the one at its start."""
+    classifier_epochs: int = 5
+    """Epochs of the classifier."""
+    classifier_images: int = 60_000
+    """Digits that it trains on."""
+    pictures: int = 8
+    """Generated digits that seed 0 keeps."""
+
+
+def cells(config: Config) -> Iterator[tuple[str, int]]:
+    """Every game for every seed; ValueError for settings out of range."""
+    for name in ("steps", "samples", "scores", "classifier_images"):
+        if (value := getattr(config, name)) < 1:
+            raise ValueError(f"{name} must be >= 1, got {value}")
+    if config.pictures < 0:
+        raise ValueError(f"pictures must be >= 0, got {config.pictures}")
+    for seed in range(config.seeds):
+        for game in GAMES:
+            yield game, seed
+
+
+def measure(config: Config, variant: str, seed: int, device: torch.device, checkpoint: Path) -> Row:
+    """Train one game, or take other true digits, and score them."""
+    true = data.mnist("test")
+    if 2 * config.samples > len(true):
+        raise ValueError(f"samples must be at most half of {len(true)}, got {config.samples}")
+    order = torch.randperm(len(true), generator=torch.Generator().manual_seed(1001))
+    target, rest = true.a[order].split([config.samples, len(true) - config.samples])
+    train = data.mnist("train")
+    classifier = cnn(seed=seed)
+    fit(
+        classifier,
+        train[: config.classifier_images],
+        erm(),
+        epochs=config.classifier_epochs,
+        seed=seed,
+        evaluate=lambda model: {},
+        checkpoint=checkpoint.with_name(f"classifier-{seed}.pt"),
+        device=device,
+        progress=False,
+    )
+    # 100 features; their W1 is in the units of this classifier.
+    features = partial(_features, classifier[:-1], device)
+    if variant == "target":
+        chosen = torch.randperm(len(rest), generator=torch.Generator().manual_seed(seed))
+        samples = [rest[chosen[: config.samples]]]
+        pixels, steps = [wasserstein(samples[0].flatten(1), target.flatten(1))], [0]
+    else:
+        history = _play(config, variant, seed, device, checkpoint, train.a, target)
+        samples, pixels, steps = (history[name] for name in ("samples", "w1", "step"))
+    of_target = features(target)
+    of_samples = [wasserstein(features(images), of_target) for images in samples]
+    row = {
+        "w1_pixels": pixels[-1],
+        "w1_features": of_samples[-1],
+        "classifier_accuracy": accuracy(classifier, true.to(device)),
+        "steps": steps,
+        "w1_pixels_by_step": pixels,
+        "w1_features_by_step": of_samples,
+    }
+    if seed == 0 and config.pictures:
+        shown = samples[-1][: config.pictures, 0].double()
+        row["pictures"] = shown.round(decimals=3).tolist()
+    return row
+
+
+def _play(
+    config: Config,
+    variant: str,
+    seed: int,
+    device: torch.device,
+    checkpoint: Path,
+    real: Tensor,
+    target: Tensor,
+) -> dict[str, list]:
+    """The history of one game."""
+    adam = partial(torch.optim.Adam, lr=config.lr, betas=(0.5, 0.9), fused=True)
+    train = partial(train_gan, loss="non-saturating")
+    if variant != "vanilla":
+        numbers = {"clip": config.clip, "penalty": config.penalty}
+        train = partial(train_wgan, constraint=variant, **numbers)
+    return train(
+        image_generator(config.noise, config.channels, seed=seed),
+        image_critic(config.channels, seed=seed + 100),
+        real,
+        gaussian(config.noise),
+        steps=config.steps,
+        critic_steps=config.critic_steps,
+        batch_size=config.batch_size,
+        generator_optimizer=adam,
+        critic_optimizer=adam,
+        schedule=partial(LinearLR, start_factor=1.0, end_factor=0.01, total_iters=config.steps),
+        evaluate_every=max(1, config.steps // config.scores),
+        samples=config.samples,
+        target=target,
+        seed=seed,
+        device=device,
+        checkpoint=checkpoint,
+        progress=False,
+    )
+
+
+@torch.no_grad()
+def _features(layers: nn.Module, device: torch.device, images: Tensor) -> Tensor:
+    return torch.cat([layers(part.to(device)).cpu() for part in images.split(1000)])

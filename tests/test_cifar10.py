@@ -1,0 +1,243 @@
+"""experiments.cifar10: augmentation, schedules, networks, and runs that are killed and go on."""
+
+import os
+import signal
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from scipy.stats import chisquare
+from torch import nn
+
+from experiments import cifar10, danskin_cifar10, sam_cifar10
+from lib import attacks, checkpoints, models, processes
+from lib.balls import LInf
+from lib.data import Images
+from lib.fairness import ClassFocusedSampler
+from lib.training import adversarial, cross_entropy, danskin, erm, sharpness_aware
+
+CPU = torch.device("cpu")
+
+
+def noise(n=6, shape=(3, 5, 6), seed=0):
+    return torch.rand(n, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def by_loops(image, down, right, mirror, padding):
+    """One image, pixel by pixel: black where the cut reaches over the edge, then mirrored."""
+    c, h, w = image.shape
+    out = torch.zeros(c, h, w)
+    for i in range(h):
+        for j in range(w):
+            y, x = i + down - padding, j + right - padding
+            if 0 <= y < h and 0 <= x < w:
+                out[:, i, w - 1 - j if mirror else j] = image[:, y, x]
+    return out
+
+
+def explanations(image, found, padding):
+    """Every (down, right, mirror) that makes found of the image."""
+    size = range(2 * padding + 1)
+    choices = [(down, right, mirror) for down in size for right in size for mirror in (0, 1)]
+    return [c for c in choices if torch.equal(found, by_loops(image, *c, padding))]
+
+
+@pytest.mark.parametrize("padding", [0, 1, 2])
+def test_each_image_is_a_crop_by_loops_and_all_crops_are_equally_likely(padding):
+    """Compared with every crop there is; 4,000 images, chi-square at 1 in 1,000."""
+    image = noise(1)[0]
+    size = 2 * padding + 1
+    crops = [
+        by_loops(image, down, right, mirror, padding)
+        for down in range(size)
+        for right in range(size)
+        for mirror in (0, 1)
+    ]
+    table = torch.stack(crops).flatten(1)
+    found = cifar10.cropped(image.expand(4000, -1, -1, -1), generator(), padding).flatten(1)
+    which = (torch.cdist(found, table, compute_mode="donot_use_mm_for_euclid_dist") == 0).double()
+    assert (which.sum(1) == 1).all()
+    assert chisquare(which.sum(0).numpy()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_images_of_a_batch_are_cut_independently_and_the_batch_is_left_as_it_was(seed):
+    a, draws = noise(seed=seed), generator(seed)
+    before, chosen = a.clone(), []
+    for _ in range(3):
+        found = cifar10.cropped(a, draws, 2)
+        for image, crop in zip(a, found, strict=True):
+            [choice] = explanations(image, crop, 2)
+            chosen.append(choice)
+    assert torch.equal(a, before)
+    assert len(set(chosen)) > 6  # not one choice for the batch, nor the same at each call
+
+
+def test_the_layout_of_the_images_is_kept():
+    a = noise()
+    there = a.to(memory_format=torch.channels_last)
+    plain, last = (cifar10.cropped(images, generator()) for images in (a, there))
+    assert torch.equal(plain, last) and plain.is_contiguous()
+    assert last.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_two_processes_cut_the_minibatch_as_one_does(monkeypatch):
+    a = noise(8)
+    whole, alone = cifar10.cropped(a, one := generator(3)), one.get_state()
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    for rank in (0, 1):
+        monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
+        draws = generator(3)
+        assert torch.equal(cifar10.cropped(processes.share(a), draws), processes.share(whole))
+        assert torch.equal(draws.get_state(), alone)
+
+
+def test_a_negative_padding_is_refused():
+    with pytest.raises(ValueError, match="padding must be >= 0, got -1"):
+        cifar10.cropped(noise(), generator(), -1)
+
+
+def test_an_augmented_update_hands_on_crops_and_shows_all_generators():
+    seen, own, draws = [], generator(1), generator(2)
+
+    def update(model, a, b):
+        seen.append(a)
+        return torch.zeros(())
+
+    update.generators = (own,)
+    a = noise()
+    outer = cifar10.augmented(update, draws, 2)
+    outer(None, a, None)
+    assert torch.equal(seen[0], cifar10.cropped(a, generator(2), 2))
+    assert list(outer.generators) == [draws, own]
+    assert list(cifar10.augmented(erm(), draws).generators) == [draws]
+    names = {cifar10.augmented(u, draws).__qualname__ for u in (erm(), sharpness_aware(0.1))}
+    assert len(names) == 2 and not names & {erm().__qualname__}
+
+
+# --- killed runs ---------------------------------------------------------------------------
+
+
+def run(which: str, checkpoint: Path | None, stop_at: int = -1, schedule: str = "one-cycle"):
+    """A small run, killed with kill -9 in its step stop_at: (weights, history)."""
+    config = cifar10.Attacked(network="cnn", epochs=3, batch_size=8, lr=0.05, schedule=schedule)
+    a = noise(24, (3, 32, 32))
+    images = Images(a, torch.arange(24) % 10, tuple("0123456789"))
+    attack, sampler = partial(attacks.attack, ball=LInf(0.03), steps=1, restarts=2), None
+    if which == "danskin":
+        update = danskin(LInf(0.03), k=2, steps=1, generator=generator(4))
+    elif which == "class-focused":
+        sampler = ClassFocusedSampler(images.b, step_size=0.01)
+        watched = sampler.watch(cross_entropy)
+        update = adversarial(attack, loss=watched, generator=generator(4))
+    else:
+        update = sam_cifar10.recast(sharpness_aware(0.05))
+    steps = iter(range(100))
+
+    def counted(model, a, b):
+        if next(steps) == stop_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return update(model, a, b)
+
+    counted.generators = getattr(update, "generators", ())
+    model = cifar10.network(config, 0)
+    history = cifar10.train(
+        config,
+        model,
+        images,
+        counted,
+        seed=1,
+        checkpoint=checkpoint,
+        sampler=sampler,
+        evaluate=lambda model: {"spread": float(model(images.a).detach().std())},
+        every=0.0,
+    )
+    return model.state_dict(), history
+
+
+@pytest.mark.parametrize("which", ["danskin", "class-focused", "sam"])
+@pytest.mark.parametrize("stop_at", [0, 1, 4, 8])
+def test_a_run_killed_in_any_step_goes_on_bit_for_bit(which, stop_at, tmp_path):
+    """kill -9 in the first step, within an epoch, in another one, and in the last step."""
+    path = tmp_path / "run.pt"
+    child = os.fork()
+    if child == 0:
+        try:
+            run(which, path, stop_at)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    assert checkpoints.load(path)["run"]["epoch"] == stop_at // 3
+    state, history = run(which, path)
+    expected, its_history = run(which, None)
+    assert history == its_history
+    for name, value in expected.items():
+        assert torch.equal(state[name], value), name
+
+
+# --- training ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 30])
+@pytest.mark.parametrize("name", ["one-cycle", "piecewise"])
+def test_the_schedules_rates(name, epochs):
+    config = cifar10.Cifar10(schedule=name, epochs=epochs, lr=0.2)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.2, momentum=0.9)
+    steps, rates = cifar10.schedule(config)(optimizer), []
+    for _ in range(epochs):
+        rates.append(optimizer.param_groups[0]["lr"])
+        assert optimizer.param_groups[0]["momentum"] == 0.9
+        optimizer.step()
+        steps.step()
+    if epochs < 30:
+        assert all(0 < rate <= 0.2 for rate in rates)
+    elif name == "one-cycle":
+        top = rates.index(max(rates))
+        assert rates[0] == pytest.approx(0.02) and rates[-1] == pytest.approx(0.002)
+        assert rates[top] == pytest.approx(0.2) and rates[:top] == sorted(rates[:top])
+        assert rates[top:] == sorted(rates[top:], reverse=True)
+    else:
+        assert rates == pytest.approx([0.2] * 15 + [0.02] * 7 + [0.002] * 8)
+
+
+def test_sam_in_bfloat16_takes_its_second_gradient_at_the_moved_weights():
+    """Not at autocast's copies of those before: the loss there is the higher one, by as much."""
+    a, b = noise(20, (3, 32, 32)), torch.arange(20) % 10
+    rises = []
+    for on in (False, True):
+        losses = []
+        for update in (erm(), sam_cifar10.recast(sharpness_aware(1.0))):
+            model = models.cnn((3, 32, 32))
+            with torch.autocast("cpu", torch.bfloat16, enabled=on):
+                losses.append(float(update(model, a, b)))
+        rises.append(losses[1] - losses[0])
+    assert rises[0] > 0.1 and rises[1] == pytest.approx(rises[0], rel=0.1)
+
+
+def test_the_networks_of_slide_22_are_built_and_a_step_trains_each():
+    config = danskin_cifar10.Config(epochs=1, batch_size=2, images=2, tests=2)
+    kinds = {"celu-group": (nn.CELU, nn.GroupNorm), "relu-batch": (nn.ReLU, nn.BatchNorm2d)}
+    images = Images(noise(2, (3, 8, 8)), torch.arange(2), tuple("0123456789"))
+    for name, (activation, norm) in kinds.items():
+        model = cifar10.network(config, 0, **danskin_cifar10.NETWORKS[name])
+        layers = [type(layer) for layer in model.modules()]
+        assert layers.count(activation) == 17 and layers.count(norm) == 20
+        before = [p.detach().clone() for p in model.parameters()]
+        settings = {"seed": 0, "checkpoint": None, "evaluate": lambda model: {}}
+        cifar10.train(config, model, images, erm(), **settings)
+        assert not any(torch.equal(*p) for p in zip(before, model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("setting, number", [("images", 0), ("images", 101), ("tests", 101)])
+def test_more_images_than_there_are_are_refused(setting, number, monkeypatch):
+    few = Images(noise(100, (3, 32, 32)), torch.arange(100) % 10, tuple("0123456789"))
+    monkeypatch.setattr("lib.data.cifar10", lambda split: few)
+    config = cifar10.Cifar10(**{"images": 10, "tests": 10, setting: number})
+    with pytest.raises(ValueError, match=f"{setting} must be 1 to 100, got {number}"):
+        cifar10.load(config, CPU)

@@ -1,0 +1,210 @@
+"""experiments: small runs of each, stopped and gone on with, their records, and bad settings."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments import __main__ as command
+from experiments.running import RunError, run
+from lib import data, records
+
+ROOT = Path(__file__).parents[1]
+CIFAR10 = ["--network", "cnn", "--images", "60", "--tests", "30", "--epochs", "2"]
+CIFAR10 += ["--batch-size", "20"]
+ATTACKED = [*CIFAR10, "--steps", "2", "--test-steps", "2"]
+SMALL = {
+    "wgan-points": ["--steps", "3", "--batch-size", "8", "--samples", "40", "--hidden", "8"],
+    "attacks-mnist": [
+        *("--train-images", "60", "--images", "20", "--epochs", "1", "--steps", "2"),
+        *("--radii", "0.1"),
+    ],
+    "training-mnist": [
+        *("--train-images", "60", "--images", "20", "--epochs", "1", "--warmup", "1"),
+        *("--steps", "2", "--attack-steps", "2", "--restarts", "2", "--radii", "0.1", "0.3"),
+    ],
+    "training-cifar10": ATTACKED,
+    "danskin-cifar10": [*ATTACKED, "--k", "2", "--watched", "20"],
+    "fairness-cifar10": [*ATTACKED, "--class-step", "0.01"],
+    "sam-cifar10": [*CIFAR10, "--hessian-images", "20", "--iterations", "9"],
+    "saliency-retina": [
+        *("--size", "16", "--train-eyes", "40", "--test-eyes", "20", "--clean-epochs", "1"),
+        *("--epochs", "1", "--attack-steps", "2", "--test-steps", "2", "--distances", "4"),
+    ],
+    "wgan-digits": [
+        *("--steps", "3", "--batch-size", "8", "--channels", "2", "--noise", "4"),
+        *("--samples", "20", "--scores", "2", "--classifier-images", "200"),
+    ],
+    "rates": ["--dimensions", "1", "3", "--smallest", "4", "--largest", "16", "--repeats", "2"],
+}
+
+
+@pytest.fixture(autouse=True)
+def made_up_objects(monkeypatch):
+    """Instead of CIFAR-10: noise of the same shape, each class of its own brightness."""
+
+    def cifar10(split="train"):
+        n, generator = 100, torch.Generator().manual_seed(len(split))
+        b = torch.arange(n) % 10
+        noise = torch.rand(n, 3, 32, 32, generator=generator)
+        return data.Images((noise + b[:, None, None, None] / 5) / 3, b, data.OBJECTS)
+
+    monkeypatch.setattr(data, "cifar10", cifar10)
+
+
+@pytest.fixture(autouse=True)
+def made_up_photographs(monkeypatch):
+    """Instead of RetinaMNIST: noise of the same shape, with every grade."""
+
+    def retina(split="train"):
+        noise = torch.rand(40, 3, 28, 28, generator=torch.Generator().manual_seed(len(split)))
+        return data.Images(noise, torch.arange(40) % 5, data.GRADES)
+
+    monkeypatch.setattr(data, "retina", retina)
+
+
+@pytest.fixture(autouse=True)
+def shipped_digits(monkeypatch):
+    """Instead of MNIST: the digits that a package ships."""
+    monkeypatch.setattr(data, "mnist", data.digits)
+
+
+def arguments(name, folder, *more):
+    kept = ["--out", str(folder / "records"), "--runs", str(folder / "runs")]
+    return [name, "--seeds", "2", *SMALL[name], *kept, *more]
+
+
+def results(record):
+    """What must not depend on how often a run was stopped: all but its times."""
+    return {
+        variant: [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+        for variant, rows in record["results"].items()
+    }
+
+
+@pytest.mark.parametrize("name", command.MODULES)
+def test_a_run_stopped_after_any_cell_goes_on_to_the_same_record(
+    name, tmp_path, monkeypatch, capsys
+):
+    assert command.main(arguments(name, tmp_path / "whole")) == 0
+    whole = records.load(name, tmp_path / "whole" / "records")
+    assert "The record is at" in capsys.readouterr().out
+    module = import_module(f"experiments.{command.MODULES[name]}")
+    measure, calls = module.measure, []
+
+    def stopped(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return measure(*args)
+
+    monkeypatch.setattr(module, "measure", stopped)
+    assert command.main(arguments(name, tmp_path)) == 130
+    assert "--resume goes on" in capsys.readouterr().err
+    assert records.load(name, tmp_path / "records") is None
+    assert command.main(arguments(name, tmp_path)) == 1
+    assert "add --resume to go on with it" in capsys.readouterr().err
+    assert command.main(arguments(name, tmp_path, "--resume")) == 0
+    assert results(records.load(name, tmp_path / "records")) == results(whole)
+    cells = sum(len(rows) for rows in whole["results"].values())
+    assert len(calls) == cells + 1  # the one that was stopped twice, the others once
+    assert len((tmp_path / "runs" / name / "log.txt").read_text().splitlines()) == cells
+
+
+def test_a_run_killed_in_a_cell_goes_on_to_the_same_record(tmp_path):
+    """kill -9 while it trains: the cell goes on from its checkpoint, the others are kept."""
+    long = arguments("wgan-points", tmp_path, "--steps", "150")
+    whole = arguments("wgan-points", tmp_path / "whole", "--steps", "150")
+    start = [sys.executable, "-m", "experiments"]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1"}
+    running = subprocess.Popen([*start, *long], cwd=ROOT, env=variables, stderr=subprocess.DEVNULL)
+    folder = tmp_path / "runs" / "wgan-points"
+    while not (folder / "penalty-0.pt").exists():
+        assert running.poll() is None
+        time.sleep(0.05)
+    time.sleep(0.3)
+    running.send_signal(signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL
+    assert "clip-0" in json.loads((folder / "rows.json").read_text())["rows"]
+    assert command.main([*long, "--resume"]) == 0
+    assert command.main(whole) == 0
+    found, expected = (
+        records.load("wgan-points", f / "records") for f in (tmp_path, tmp_path / "whole")
+    )
+    assert results(found) == results(expected)
+
+
+def test_more_seeds_are_added_to_a_run_and_other_settings_are_refused(tmp_path, capsys):
+    assert command.main(arguments("wgan-points", tmp_path)) == 0
+    first = records.load("wgan-points", tmp_path / "records")
+    assert command.main(arguments("wgan-points", tmp_path, "--resume", "--seeds", "3")) == 0
+    more = records.load("wgan-points", tmp_path / "records")
+    assert [row["seed"] for row in more["results"]["clip"]] == [0, 1, 2]
+    assert more["results"]["clip"][:2] == first["results"]["clip"]
+    assert command.main(arguments("wgan-points", tmp_path, "--resume", "--lr", "0.01")) == 1
+    assert "lr was 0.001, is 0.01" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "more, said",
+    [
+        (["--seeds", "0"], "--seeds must be >= 1, got 0"),
+        (["--device", "nowhere"], "--device nowhere is not at hand"),
+        (["--device", "cuda:99"], "--device cuda:99 is not at hand"),
+        (["--penalty", "-1"], "penalty must be finite and >= 0, got -1"),
+        (["--batch-size", "0"], "batch_size must be >= 1, got 0"),
+    ],
+)
+def test_bad_settings_end_with_one_clear_line(more, said, tmp_path, capsys):
+    assert command.main(arguments("wgan-points", tmp_path, *more)) == 1
+    err = [line for line in capsys.readouterr().err.splitlines() if "wgan-points: " in line]
+    assert said in err[-1]
+    assert records.load("wgan-points", tmp_path / "records") is None
+
+
+def test_unknown_names_and_options_end_with_the_usage(capsys):
+    for wrong in (["nothing"], ["wgan-points", "--nothing", "1"]):
+        with pytest.raises(SystemExit):
+            command.main(wrong)
+        assert "nothing" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_runs(tmp_path, monkeypatch):
+    module = import_module("experiments.wgan_points")
+    monkeypatch.setattr(module, "measure", None)
+    (tmp_path / "file").write_text("")
+    config = module.Config(seeds=1, runs=tmp_path / "runs", out=tmp_path / "file" / "records")
+    with pytest.raises(RunError, match=r"cannot write to .*records .*give another folder"):
+        run("wgan-points", module, config)
+    if os.geteuid():  # root may write everywhere
+        closed = tmp_path / "closed"
+        closed.mkdir(mode=0o500)
+        with pytest.raises(RunError, match="cannot write to"):
+            run("wgan-points", module, replace(config, out=tmp_path, runs=closed / "runs"))
+
+
+def test_the_record_of_the_points_has_the_settings_of_the_code_and_enough_seeds():
+    module, record = import_module("experiments.wgan_points"), records.load("wgan-points")
+    settings = record["settings"]
+    assert settings == module.Config(seeds=settings["seeds"], device=settings["device"]).described()
+    for rows in record["results"].values():
+        assert [row["seed"] for row in rows] == list(range(settings["seeds"]))
+    assert settings["seeds"] >= 3 and record["results"].keys() == set(module.GAMES)
+
+
+@pytest.mark.parametrize("name", command.MODULES)
+def test_the_help_names_every_setting(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        command.main([name, "--help"])
+    assert end.value.code == 0
+    said = capsys.readouterr().out
+    for setting in import_module(f"experiments.{command.MODULES[name]}").Config().described():
+        assert f"--{setting.replace('_', '-')}" in said
