@@ -86,6 +86,7 @@ def play(
     seed: of every draw, the same on every device. checkpoint, every, device, precision and
     progress: as in ``lib.training.fit``. compile: run both networks through ``torch.compile``,
     though not for a charge, as it has no second derivatives.
+    Under torchrun each process takes its share of every batch (lib.processes).
 
     Returns the history: "value" [steps], V on the critic's last batch before each generator
     step; and for each score "step", the generator steps done, "samples", a tensor, and "w1", the

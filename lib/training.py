@@ -92,6 +92,8 @@ def fit(
     precision: of the updates, "float32", or "bfloat16" by autocast. channels_last: the memory
     layout of images and kernels. compile: run the updates on ``torch.compile(model)``.
     progress: show a bar with the time left; None shows one on a terminal only.
+    Under torchrun each process takes its share of every minibatch, and the run is that of one
+    process up to rounding (lib.processes): images and batch_size must be multiples of their number.
 
     Returns ``{"loss": [...], "accuracy": [...]}``, one value an epoch: the mean over the images
     of the loss that update returned, and what evaluate says.
