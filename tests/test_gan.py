@@ -396,6 +396,24 @@ def test_bfloat16_trains_float32_weights(constraint):
     assert history["w1"] == pytest.approx(full["w1"], rel=0.05)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch._dynamo looks at it
+@pytest.mark.parametrize("constraint", gan.CONSTRAINTS)
+def test_compiled_networks_learn_the_same(constraint, monkeypatch):
+    """With "aot_eager": it has no second derivatives either, but needs no C++ compiler."""
+    real, compiled = torch.compile, []
+
+    def capture(player):
+        compiled.append(player)
+        return real(player, backend="aot_eager")
+
+    monkeypatch.setattr(torch, "compile", capture)
+    generator, critic, history = small(constraint=constraint, steps=4, compile=True)
+    assert compiled == [generator, critic]
+    *_, plain = small(constraint=constraint, steps=4)
+    assert history["value"] == pytest.approx(plain["value"], abs=1e-4)
+    assert history["w1"] == pytest.approx(plain["w1"], abs=1e-4)
+
+
 # --- refusals ------------------------------------------------------------------------------
 
 

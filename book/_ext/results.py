@@ -3,7 +3,7 @@
 The directive's content says what a missing record would take: the command's settings and time.
 """
 
-from pathlib import Path
+from math import floor, log10
 
 from docutils import nodes
 from docutils.statemachine import StringList
@@ -54,9 +54,11 @@ def shown(record):
 def cell(number):
     if number is None:
         return ""
-    if number["deviation"] == 0:
-        return f"{number['mean']:.4g}"
-    return f"{number['mean']:.3g} ± {number['deviation']:.1g}"
+    mean, deviation = number["mean"], number["deviation"]
+    if deviation == 0:
+        return f"{mean:.4g}"
+    decimals = max(0, 1 - floor(log10(deviation)))  # two digits of the deviation
+    return f"{mean:.{decimals}f} ± {deviation:.{decimals}f}"
 
 
 def duration(seconds):
