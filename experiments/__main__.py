@@ -11,6 +11,7 @@ from tyro.extras import subcommand_type_from_defaults
 from experiments.running import RunError, run
 from lib.checkpoints import CheckpointError
 from lib.data import DataError
+from lib.processes import ProcessLost
 
 MODULES = {
     "wgan-points": "wgan_points",
@@ -25,6 +26,16 @@ MODULES = {
     "rates": "rates",
 }
 
+ERRORS = (
+    RunError,
+    CheckpointError,
+    DataError,
+    FloatingPointError,
+    OSError,
+    ProcessLost,
+    ValueError,
+)
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run what the command line says; 0, or 1 after one line that says what is wrong."""
@@ -36,13 +47,14 @@ def main(arguments: list[str] | None = None) -> int:
     [name] = [name for name, module in modules.items() if type(config) is module.Config]
     try:
         path = run(name, modules[name], config)
-    except (RunError, CheckpointError, DataError, FloatingPointError, OSError, ValueError) as error:
+    except ERRORS as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"{name}: stopped; --resume goes on from here", file=sys.stderr)
         return 130
-    print(f"The record is at {path}")
+    if path:
+        print(f"The record is at {path}")
     return 0
 
 

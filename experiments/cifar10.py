@@ -9,8 +9,9 @@ judged(config, model, test)     clean and robust accuracy: average, worst class,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -79,6 +80,15 @@ class Attacked(Cifar10):
     """Steps of the attack that the robust accuracy is measured with."""
 
 
+def check(config: Cifar10) -> None:
+    """ValueError for a number out of range: at once, and not when it is first used."""
+    for field in fields(config):
+        value, least = getattr(config, field.name), int(field.type == "int")
+        least = 0 if field.name == "padding" else least
+        if field.type in ("int", "float") and not least <= value < math.inf:
+            raise ValueError(f"{field.name} must be finite and >= {least}, got {value}")
+
+
 def load(config: Cifar10, device: torch.device) -> tuple[Images, Images]:
     """The images to train on and those to test on; ValueError for more than there are."""
     parts = []
@@ -131,9 +141,15 @@ def augmented(update: Update, generator: torch.Generator, padding: int = 4) -> U
 def network(
     config: Cifar10, seed: int, *, activation: str = "relu", norm: str = "batch"
 ) -> nn.Module:
-    """The network of the settings; the small one has no normalization layers."""
+    """The network of the settings; the small one has no normalization layers.
+
+    On several GPUs batch norm takes the statistics of the whole minibatch, as on one.
+    """
     if config.network == "resnet18":
-        return models.resnet18(activation=activation, norm=norm, seed=seed)
+        model = models.resnet18(activation=activation, norm=norm, seed=seed)
+        if processes.count() > 1 and config.device.startswith("cuda"):
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return model
     normal = {"mean": models.CIFAR10_MEAN, "std": models.CIFAR10_STD}
     return models.cnn(SHAPE, activation=activation, **normal, seed=seed)
 

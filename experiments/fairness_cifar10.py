@@ -35,6 +35,8 @@ class Config(cifar10.Attacked):
 
 def cells(config: Config) -> Iterator[tuple[str, int]]:
     """Both trainings for every seed."""
+    cifar10.check(config)
+    ClassFocusedSampler(torch.arange(10), config.gamma, config.class_step)  # or ValueError
     for seed in range(config.seeds):
         yield "adversarial", seed
         yield "class-focused", seed

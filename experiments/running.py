@@ -66,12 +66,13 @@ class RunError(Exception):
     """A run cannot begin or go on; the message says why and what to do."""
 
 
-def run(name: str, experiment: Experiment, config: Settings) -> Path:
+def run(name: str, experiment: Experiment, config: Settings) -> Path | None:
     """Measure every cell of an experiment that is not kept yet; then write its record.
 
-    Returns the record's path. Raises RunError, before anything is written, for settings out of
-    range, a device that is not at hand and folders that cannot be written to; and for a run of
-    other settings, or one that was begun, if ``resume`` is not set.
+    Returns the record's path; of several processes the first one writes and returns it. Raises
+    RunError, before anything is written, for settings out of range, a device that is not at hand
+    and folders that cannot be written to; and for a run of other settings, or one that was begun,
+    if ``resume`` is not set.
     """
     if config.seeds < 1:
         raise RunError(f"--seeds must be >= 1, got {config.seeds}")
@@ -99,7 +100,7 @@ def run(name: str, experiment: Experiment, config: Settings) -> Path:
                     kept.keep(variant, row)
                     kept.log(f"{variant}, seed {seed}: {_said(row)}", tqdm.write)
         if not first:
-            return config.out
+            return None
         results: dict[str, list[Row]] = {}
         for variant, seed in cells:
             results.setdefault(variant, []).append(kept.row(variant, seed))

@@ -58,9 +58,9 @@ class Config(Settings):
     test_steps: int = 20
     """Steps of the attacks that test."""
     distances: int = 100
-    """Images whose distance to the boundary is searched for by attacks."""
+    """Images of each set of which alignment and distances are measured: these take attacks."""
     pictures: int = 3
-    """Images and maps that seed 0 keeps."""
+    """Maps that seed 0 keeps, of the first images (of phantoms, of the first with lesions)."""
 
 
 def cells(config: Config) -> Iterator[tuple[str, int]]:
@@ -86,8 +86,9 @@ def measure(config: Config, variant: str, seed: int, device: torch.device, check
     if kind != "untrained":
         _train(config, kind, model, train, eps, seed, checkpoint)
     g, s = saliency(model, test.a)
-    some = test.a[: config.distances]
-    alpha, straight, d = alignment(test.a, g), s.abs() / _norm(g), distance(model, some)
+    some = slice(config.distances)
+    alpha, straight = alignment(test.a[some], g[some]), (s.abs() / _norm(g))[some]
+    d = distance(model, test.a[some])
     row = {
         "accuracy": accuracy(model, test),
         "balanced_accuracy": classwise_accuracy(model, test).accuracy.mean().item(),
@@ -97,7 +98,7 @@ def measure(config: Config, variant: str, seed: int, device: torch.device, check
         "alignment": alpha.median().item(),
         "linearized_distance": straight.median().item(),
         "distance": d.median().item(),
-        "rank_correlation": rank_correlation(alpha[: len(d)], d),
+        "rank_correlation": rank_correlation(alpha, d),
         "bias_share": ((alpha - straight).abs().median() / straight.median()).item(),
     }
     shown = test
@@ -110,7 +111,7 @@ def measure(config: Config, variant: str, seed: int, device: torch.device, check
         maps = g[: config.pictures].abs().sum(1)
         maps /= maps.amax((1, 2), keepdim=True).clamp(min=1e-12)
         row["maps"] = _rounded(maps)
-        if kind == "untrained":  # the images are the same for all kinds
+        if variant == "retina-untrained":  # the same for all kinds; phantoms can be drawn again
             row["images"] = _rounded(shown.a[: config.pictures])
     return row
 

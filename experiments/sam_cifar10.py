@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from experiments import cifar10
 from experiments.running import Row
 from lib.sharpness import largest_eigenvalue
 from lib.training import accuracy, erm, sharpness_aware
-from lib.updates import Update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +38,7 @@ class Config(cifar10.Cifar10):
 
 def cells(config: Config) -> Iterator[tuple[str, int]]:
     """Both methods for every seed."""
+    cifar10.check(config)
     for seed in range(config.seeds):
         yield "sgd", seed
         yield "sam", seed
@@ -46,7 +46,7 @@ def cells(config: Config) -> Iterator[tuple[str, int]]:
 
 def measure(config: Config, variant: str, seed: int, device: torch.device, checkpoint: Path) -> Row:
     """Train one network; its errors, and its largest eigenvalue with the residual."""
-    update = erm() if variant == "sgd" else recast(sharpness_aware(config.rho))
+    update = erm() if variant == "sgd" else sharpness_aware(config.rho)
     train, test = cifar10.load(config, device)
 
     def error(model: nn.Module) -> dict[str, float]:
@@ -66,19 +66,3 @@ def measure(config: Config, variant: str, seed: int, device: torch.device, check
         "epoch_loss": history["loss"],
         "epoch_error": history["error"],
     }
-
-
-def recast(update: Update) -> Update:
-    """The update with weights cast to bfloat16 anew in each pass, because SAM moves them between.
-
-    Autocast would keep the first pass's copies, and the second gradient would again be that at x.
-    """
-
-    def on_fresh_copies(model: nn.Module, a: Tensor, b: Tensor) -> Tensor:
-        device = a.device.type
-        on, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
-        with torch.autocast(device, dtype, enabled=on, cache_enabled=False):
-            return update(model, a, b)
-
-    on_fresh_copies.__qualname__ = update.__qualname__
-    return on_fresh_copies

@@ -25,6 +25,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+class ProcessLost(RuntimeError):
+    """Another process has ended; the message says how to go on."""
+
+
 def count() -> int:
     """How many processes there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
@@ -120,7 +124,7 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise RuntimeError(
+        raise ProcessLost(
             f"process {rank()} lost the others ({str(error).splitlines()[0]}): one of them has "
             "ended. The checkpoint remains; start the run again to go on from it"
         ) from error

@@ -316,8 +316,10 @@ def _moved(model: nn.Module, eta: Tensor) -> Iterator[None]:
         with torch.no_grad():
             for p, [e] in zip(_trained(model), _split(eta, _trained(model)), strict=True):
                 p.add_(e)
+        torch.clear_autocast_cache()  # autocast's copies of the weights are of those before
         yield
     finally:
         with torch.no_grad():
             for tensor, old in zip(tensors, kept, strict=True):
                 tensor.copy_(old)
+        torch.clear_autocast_cache()

@@ -3,6 +3,7 @@
 import os
 import signal
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from scipy.stats import chisquare
 from torch import nn
 
-from experiments import cifar10, danskin_cifar10, sam_cifar10
+from experiments import cifar10, danskin_cifar10
 from lib import attacks, checkpoints, models, processes
 from lib.balls import LInf
 from lib.data import Images
@@ -136,7 +137,7 @@ def run(which: str, checkpoint: Path | None, stop_at: int = -1, schedule: str = 
         watched = sampler.watch(cross_entropy)
         update = adversarial(attack, loss=watched, generator=generator(4))
     else:
-        update = sam_cifar10.recast(sharpness_aware(0.05))
+        update = sharpness_aware(0.05)
     steps = iter(range(100))
 
     def counted(model, a, b):
@@ -206,20 +207,6 @@ def test_the_schedules_rates(name, epochs):
         assert rates == pytest.approx([0.2] * 15 + [0.02] * 7 + [0.002] * 8)
 
 
-def test_sam_in_bfloat16_takes_its_second_gradient_at_the_moved_weights():
-    """Not at autocast's copies of those before: the loss there is the higher one, by as much."""
-    a, b = noise(20, (3, 32, 32)), torch.arange(20) % 10
-    rises = []
-    for on in (False, True):
-        losses = []
-        for update in (erm(), sam_cifar10.recast(sharpness_aware(1.0))):
-            model = models.cnn((3, 32, 32))
-            with torch.autocast("cpu", torch.bfloat16, enabled=on):
-                losses.append(float(update(model, a, b)))
-        rises.append(losses[1] - losses[0])
-    assert rises[0] > 0.1 and rises[1] == pytest.approx(rises[0], rel=0.1)
-
-
 def test_the_networks_of_slide_22_are_built_and_a_step_trains_each():
     config = danskin_cifar10.Config(epochs=1, batch_size=2, images=2, tests=2)
     kinds = {"celu-group": (nn.CELU, nn.GroupNorm), "relu-batch": (nn.ReLU, nn.BatchNorm2d)}
@@ -241,3 +228,79 @@ def test_more_images_than_there_are_are_refused(setting, number, monkeypatch):
     config = cifar10.Cifar10(**{"images": 10, "tests": 10, setting: number})
     with pytest.raises(ValueError, match=f"{setting} must be 1 to 100, got {number}"):
         cifar10.load(config, CPU)
+
+
+@pytest.mark.parametrize("variant, k", [("celu-group-pgd", 1), ("relu-batch-ddi", 4)])
+def test_ddi_decays_the_weights_within_the_hull_and_not_once_more(variant, k, monkeypatch):
+    seen = {}
+
+    def keep(name, found):
+        return lambda *args, **settings: seen.update({name: settings}) or found
+
+    images = Images(noise(20, (3, 32, 32)), torch.arange(20) % 10, tuple("0123456789"))
+    monkeypatch.setattr("lib.data.cifar10", lambda split: images)
+    monkeypatch.setattr(danskin_cifar10, "danskin", keep("danskin", erm()))
+    history = {name: [0.0] for name in ("loss", "clean", "robust")}
+    monkeypatch.setattr(cifar10, "train", keep("train", history))
+    config = danskin_cifar10.Config(
+        network="cnn", images=20, tests=20, test_steps=1, k=4, weight_decay=0.25
+    )
+    try:
+        danskin_cifar10.measure(config, variant, 0, CPU, None)
+    except ValueError as error:  # nothing was trained: the network is in training mode
+        assert "call model.eval() before an attack" in str(error)
+    assert seen["danskin"]["k"] == k and seen["danskin"]["weight_decay"] == 0.25
+    assert seen["train"]["weight_decay"] == 0.0
+
+
+@pytest.mark.parametrize("count, device, layer", [(2, "cuda", nn.SyncBatchNorm), (2, "cpu", None)])
+def test_batch_norm_is_synchronized_on_several_gpus(count, device, layer, monkeypatch):
+    monkeypatch.setattr(processes, "count", lambda: count)
+    model = cifar10.network(cifar10.Cifar10(device=device), 0)
+    layers = [type(part) for part in model.modules()]
+    assert layers.count(layer or nn.BatchNorm2d) == 20
+    expected = models.resnet18().state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("own, shrinks", [(None, True), (0.0, False)])
+def test_the_weights_decay_as_the_settings_say_or_the_caller(own, shrinks):
+    def still(model, a, b):
+        for p in model.parameters():
+            p.grad = torch.zeros_like(p)
+        return torch.zeros(())
+
+    config = cifar10.Cifar10(network="cnn", epochs=1, batch_size=2, weight_decay=0.5)
+    images = Images(noise(2, (3, 32, 32)), torch.arange(2), tuple("0123456789"))
+    model = cifar10.network(config, 0)
+    before = model[1].weight.detach().clone()
+    settings = {"seed": 0, "checkpoint": None, "evaluate": lambda model: {}}
+    cifar10.train(config, model, images, still, weight_decay=own, **settings)
+    ratio = (model[1].weight / before).detach()
+    assert (ratio < 1).all() if shrinks else (ratio == 1).all()
+
+
+@pytest.mark.parametrize(
+    "name, setting, value",
+    [
+        ("training", "eps", -0.1),
+        ("training", "steps", 0),
+        ("training", "test_steps", 0),
+        ("training", "lr", float("nan")),
+        ("training", "epochs", 0),
+        ("danskin", "k", 0),
+        ("danskin", "watched", -5),
+        ("fairness", "gamma", 2.0),
+        ("fairness", "class_step", 0.0),
+        ("sam", "rho", -1.0),
+        ("sam", "hessian_batch", 0),
+        ("sam", "padding", -1),
+        ("sam", "weight_decay", float("inf")),
+    ],
+)
+def test_numbers_out_of_range_are_refused_before_the_first_cell(name, setting, value):
+    module = import_module(f"experiments.{name}_cifar10")
+    said = "step_size" if setting == "class_step" else setting
+    with pytest.raises(ValueError, match=rf"{said} must be .*, got {value}"):
+        next(module.cells(module.Config(**{setting: value})))
+    assert len(list(module.cells(module.Config(seeds=2, padding=0)))) % 4 == 0

@@ -728,3 +728,17 @@ def test_danskin_refuses_bad_settings(settings, message):
     with pytest.raises(ValueError, match="one value a sample"):
         mean = nn.CrossEntropyLoss()
         danskin(LInf(0.1), loss=mean)(small_network(), *digits_like(4))
+
+
+@pytest.mark.parametrize("moved", [sharpness_aware(1.0), ball_stability(1.0, steps=1)])
+def test_in_bfloat16_the_second_gradient_is_taken_at_the_moved_weights(moved):
+    """Not at autocast's copies of those before: the loss rises by as much as in float32."""
+    a = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    b, rises = torch.arange(20) % 10, []
+    for on in (False, True):
+        losses = []
+        for update in (erm(), moved):
+            with torch.autocast("cpu", torch.bfloat16, enabled=on):
+                losses.append(float(update(models.mlp((1, 8, 8), (32,)), a, b)))
+        rises.append(losses[1] - losses[0])
+    assert rises[0] > 0.1 and rises[1] == pytest.approx(rises[0], rel=0.1)

@@ -45,8 +45,9 @@ def shown(record):
     seeds, device = settings.pop("seeds"), settings.pop("device")
     where = machine["accelerator"] if device != "cpu" else f"{machine['processor']}, one thread"
     said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items())
+    over = f"Mean ± standard deviation over {seeds} seeds." if seeds > 1 else "One seed."
     versions = f"Python {machine['python']}, PyTorch {machine['torch']}"
-    lines += ["", f"Mean ± standard deviation over {seeds} seeds. Settings: {said}."]
+    lines += ["", f"{over} Settings: {said}."]
     lines += [f"Measured in {duration(seconds)} on {where}; {versions}; commit {record['commit']}."]
     return lines
 
