@@ -1,6 +1,7 @@
 """The results page: ``{record} NAME`` shows a record as a table, or says that there is none.
 
-The directive's content says what a missing record would take: the command's settings and time.
+Its option ``:columns:`` names the numbers to show, all if there is none; its content says what a
+missing record would take.
 """
 
 from math import floor, log10
@@ -16,13 +17,17 @@ HIDDEN = ("seed", "seconds")
 
 class Record(SphinxDirective):
     required_arguments = 1
+    option_spec = {"columns": str.split}  # noqa: RUF012
     has_content = True
 
     def run(self):
         [name] = self.arguments
         self.env.note_dependency(str(records.FOLDER / f"{name}.json"))
         record = records.load(name)
-        lines = missing(name, " ".join(self.content)) if record is None else shown(record)
+        if record is None:
+            lines = missing(name, " ".join(self.content))
+        else:
+            lines = shown(record, self.options.get("columns"))
         node = nodes.container()
         self.state.nested_parse(StringList(lines, self.env.docname), self.content_offset, node)
         return node.children
@@ -32,11 +37,11 @@ def missing(name, takes):
     return [f"*Not yet measured.* `python -m experiments {name}`. {takes}"]
 
 
-def shown(record):
+def shown(record, columns=None):
     """A row for each variant: mean ± standard deviation over its seeds; then where and how."""
     summary, machine, settings = record["summary"], record["machine"], dict(record["settings"])
-    columns = list(dict.fromkeys(name for row in summary.values() for name in row))
-    columns = [name for name in columns if name not in HIDDEN]
+    names = dict.fromkeys(name for row in summary.values() for name in row)
+    columns = columns or [name for name in names if name not in HIDDEN]
     lines = ["| | " + " | ".join(name.replace("_", " ") for name in columns) + " |"]
     lines += ["| :--- |" + " ---: |" * len(columns)]
     for variant, row in summary.items():
