@@ -63,8 +63,8 @@ def cell(number):
     mean, deviation = number["mean"], number["deviation"]
     if deviation == 0:
         return f"{mean:.4g}"
-    decimals = max(0, 1 - floor(log10(deviation)))  # two digits of the deviation
-    return f"{mean:.{decimals}f} ± {deviation:.{decimals}f}"
+    decimals = min(3, max(0, 1 - floor(log10(deviation))))  # two digits of the deviation
+    return f"{mean:.{decimals}f}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{deviation:.{decimals}f}"
 
 
 def duration(seconds):
