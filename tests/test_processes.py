@@ -69,7 +69,8 @@ def losses(checkpoints: Path) -> dict[str, list[float]]:
 
 def launched(folder: Path, number: int, *arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(number)]
-    command += ["--standalone", __file__, str(folder), *arguments]
+    # torchrun looks every 3 seconds and ends all where one is gone: time for them to say so.
+    command += ["--standalone", "--monitor-interval", "3", __file__, str(folder), *arguments]
     root = Path(__file__).parents[1]
     variables = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=root, env=variables, capture_output=True, text=True)
