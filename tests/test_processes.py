@@ -73,7 +73,14 @@ def launched(folder: Path, number: int, *arguments: str) -> subprocess.Completed
     command += ["--standalone", "--monitor-interval", "3", __file__, str(folder), *arguments]
     root = Path(__file__).parents[1]
     variables = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=root, env=variables, capture_output=True, text=True)
+    for _ in range(3):
+        done = subprocess.run(command, cwd=root, env=variables, capture_output=True, text=True)
+        # torchrun chooses a free port and opens it later: another program may have been faster.
+        if not any(
+            said in done.stderr for said in ("EADDRINUSE", "DistNetworkError", "Rendezvous")
+        ):
+            break
+    return done
 
 
 @pytest.mark.parametrize("number", [2, 4])
