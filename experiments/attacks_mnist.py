@@ -36,6 +36,7 @@ NETWORKS = {
 class Config(Settings):
     """FGSM, PGA and PGA-linf against steps, on four networks trained on MNIST."""
 
+    datasets = ("mnist",)
     radii: tuple[float, ...] = (0.1, 0.3)
     """Radii of the l-infinity ball, in pixel units."""
     steps: int = 10

@@ -37,6 +37,7 @@ SHAPE = (3, 32, 32)
 class Cifar10(Settings):
     """Images, network, optimizer, and how the device computes."""
 
+    datasets = ("cifar10",)
     images: int = 50_000
     """Images to train on, the first so many."""
     tests: int = 10_000

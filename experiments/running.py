@@ -20,11 +20,11 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 
-from lib import processes, records
+from lib import data, processes, records
 
 RUNS = Path(__file__).parent / "runs"
 Row = dict[str, Any]
@@ -34,6 +34,8 @@ Row = dict[str, Any]
 class Settings:
     """What every experiment can be told."""
 
+    datasets: ClassVar[tuple[str, ...]] = ()
+    """What it reads of lib.data; the checksums of their files go into the record."""
     seeds: int = 5
     """How many seeds, from 0."""
     device: str = "cpu"
@@ -49,6 +51,11 @@ class Settings:
         """The settings that the results depend on: all but the folders and ``resume``."""
         values = {k: v for k, v in vars(self).items() if k not in ("resume", "out", "runs")}
         return json.loads(json.dumps(values))
+
+    def checksums(self) -> dict[str, str]:
+        """The SHA-256 of each file that it reads."""
+        files = [data.checksums(name) for name in self.datasets]
+        return {name: sha256 for dataset in files for name, sha256 in dataset.items()}
 
 
 class Experiment(Protocol):
@@ -104,7 +111,7 @@ def run(name: str, experiment: Experiment, config: Settings) -> Path | None:
         results: dict[str, list[Row]] = {}
         for variant, seed in cells:
             results.setdefault(variant, []).append(kept.row(variant, seed))
-        return records.save(name, config.described(), results, config.out)
+        return records.save(name, config.described(), results, config.checksums(), config.out)
 
 
 class _Kept:

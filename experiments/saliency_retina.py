@@ -35,6 +35,7 @@ KINDS = ("untrained", "standard", "robust")
 class Config(Settings):
     """Saliency of standard and robust networks on RetinaMNIST and on synthetic eyes."""
 
+    datasets = ("retina",)
     size: int = 64
     """Pixels a side of a phantom; those of RetinaMNIST have 28."""
     train_eyes: int = 1000

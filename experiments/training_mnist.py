@@ -33,6 +33,7 @@ UPDATES = ("erm", "pgd")
 class Config(Settings):
     """ERM and PGD training of a small CNN on MNIST, attacked by PGD-40 with 10 restarts."""
 
+    datasets = ("mnist",)
     eps: float = 0.3
     """Radius of the l-infinity ball, in training and in the attack."""
     warmup: int = 2

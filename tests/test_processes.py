@@ -17,10 +17,10 @@ import torch
 from lib import attacks, fairness, models, points, processes
 from lib.balls import LInf
 from lib.data import Images
+from lib.flatness import sharpness_aware
 from lib.gan import train_gan, train_wgan
 from lib.players import gaussian, point_critic, point_generator
 from lib.training import adversarial, ball_stability, cross_entropy, danskin, erm, fit
-from lib.updates import sharpness_aware
 
 ATTACK = partial(attacks.attack, ball=LInf(0.1), steps=2)
 UPDATES = {
