@@ -25,6 +25,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 
 from lib import data, processes, records
+from lib.files import write_whole
 
 RUNS = Path(__file__).parent / "runs"
 Row = dict[str, Any]
@@ -147,9 +148,7 @@ class _Kept:
         self.rows[f"{variant}-{row['seed']}"] = row
         if processes.rank() == 0:
             state = {"settings": self.described, "rows": self.rows}
-            partial = self.path.with_suffix(".partial")
-            partial.write_text(json.dumps(state, indent=1))
-            os.replace(partial, self.path)
+            write_whole(self.path, json.dumps(state, indent=1).encode())
 
     def log(self, text: str, write: Callable[[str], None]) -> None:
         if processes.rank() == 0:

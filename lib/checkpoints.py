@@ -27,6 +27,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lib import processes
+from lib.files import write_whole
 
 _FIRST_LINE = b"EE-556 lecture 11 checkpoint, format 1\n"
 _ADVICE = "delete it to start anew, or give another path"
@@ -39,28 +40,13 @@ class CheckpointError(ValueError):
 def save(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
     """Write a state so that the file at path is never a part of one, whenever the run is killed.
 
-    The bytes go to ``<path>.partial`` in the same folder, reach the disk (fsync), and only then
-    take the file's name. Folders on the way are made. One run at a time may write to a path.
-    Raises OSError where the file cannot be written.
+    Folders on the way are made. One run at a time may write to a path. Raises OSError where the
+    file cannot be written, with nothing half-written left.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     stream = io.BytesIO()
     torch.save(state, stream)
     raw = stream.getbuffer()
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
-        file.write(_FIRST_LINE + hashlib.sha256(raw).digest())
-        file.write(raw)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    if os.name == "posix":  # the new name reaches the disk too
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    write_whole(path, _FIRST_LINE + hashlib.sha256(raw).digest(), raw)
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:

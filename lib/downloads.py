@@ -15,6 +15,8 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from lib.files import write_whole
+
 
 class DataError(OSError):
     """A data file is missing or damaged, or cannot be stored; the message says what to do."""
@@ -111,17 +113,10 @@ def unpack(archive: bytes, files: tuple[File, ...]) -> None:
 
 
 def _store(path: Path, raw: bytes) -> None:
-    """Write a file so that under its name there is never a part of it."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(raw)
-        part.replace(path)
+        write_whole(path, raw)
     except OSError as error:
         raise DataError(
             f"{path} cannot be written ({error.strerror}): set EE556_DATA to a folder with space "
             "that can be written"
         ) from None
-    finally:
-        if part.exists():
-            part.unlink()

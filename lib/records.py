@@ -19,6 +19,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from lib.files import write_whole
+
 FOLDER = Path(__file__).parents[1] / "experiments" / "records"
 PACKAGES = ("torch", "numpy", "scipy", "POT")
 
@@ -56,10 +58,7 @@ def save(
         "commit": _commit(),
     }
     path = Path(folder) / f"{name}.json"
-    partial = path.with_name(path.name + ".partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
-    os.replace(partial, path)
+    write_whole(path, (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
     return path
 
 

@@ -164,7 +164,7 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         save(path, {"step": 2})
-    assert load(path) == {"step": 1}
+    assert load(path) == {"step": 1} and [file.name for file in tmp_path.iterdir()] == ["run.pt"]
 
 
 def test_the_bytes_reach_the_disk_before_the_name_and_the_name_before_the_end(

@@ -1,23 +1,19 @@
 """experiments: small runs of each, stopped and gone on with, their records, and bad settings."""
 
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 import torch
 
 from experiments import __main__ as command
 from experiments.running import RunError, run
-from lib import data, records
+from lib import checkpoints, data, files, records
 
-ROOT = Path(__file__).parents[1]
 CIFAR10 = ["--network", "cnn", "--images", "60", "--tests", "30", "--epochs", "2"]
 CIFAR10 += ["--batch-size", "20"]
 ATTACKED = [*CIFAR10, "--steps", "2", "--test-steps", "2"]
@@ -47,34 +43,28 @@ SMALL = {
 }
 
 
-@pytest.fixture(autouse=True)
-def made_up_objects(monkeypatch):
+def cifar10(split="train"):
     """Instead of CIFAR-10: noise of the same shape, each class of its own brightness."""
-
-    def cifar10(split="train"):
-        n, generator = 100, torch.Generator().manual_seed(len(split))
-        b = torch.arange(n) % 10
-        noise = torch.rand(n, 3, 32, 32, generator=generator)
-        return data.Images((noise + b[:, None, None, None] / 5) / 3, b, data.OBJECTS)
-
-    monkeypatch.setattr(data, "cifar10", cifar10)
+    n, generator = 100, torch.Generator().manual_seed(len(split))
+    b = torch.arange(n) % 10
+    noise = torch.rand(n, 3, 32, 32, generator=generator)
+    return data.Images((noise + b[:, None, None, None] / 5) / 3, b, data.OBJECTS)
 
 
-@pytest.fixture(autouse=True)
-def made_up_photographs(monkeypatch):
+def retina(split="train"):
     """Instead of RetinaMNIST: noise of the same shape, with every grade."""
+    noise = torch.rand(40, 3, 28, 28, generator=torch.Generator().manual_seed(len(split)))
+    return data.Images(noise, torch.arange(40) % 5, data.GRADES)
 
-    def retina(split="train"):
-        noise = torch.rand(40, 3, 28, 28, generator=torch.Generator().manual_seed(len(split)))
-        return data.Images(noise, torch.arange(40) % 5, data.GRADES)
 
-    monkeypatch.setattr(data, "retina", retina)
+AT_HAND = {"cifar10": cifar10, "retina": retina, "mnist": data.digits}
 
 
 @pytest.fixture(autouse=True)
-def shipped_digits(monkeypatch):
-    """Instead of MNIST: the digits that a package ships."""
-    monkeypatch.setattr(data, "mnist", data.digits)
+def data_at_hand(monkeypatch):
+    """Instead of what is fetched: what is made up, or shipped by a package."""
+    for name, images in AT_HAND.items():
+        monkeypatch.setattr(data, name, images)
 
 
 def arguments(name, folder, *more):
@@ -91,55 +81,84 @@ def results(record):
 
 
 @pytest.mark.parametrize("name", command.MODULES)
-def test_a_run_stopped_after_any_cell_goes_on_to_the_same_record(
-    name, tmp_path, monkeypatch, capsys
-):
+def test_a_run_killed_in_any_cell_goes_on_to_the_same_record(name, tmp_path, capsys):
+    """kill -9 in the third cell: when its second checkpoint is written, else at its end."""
     assert command.main(arguments(name, tmp_path / "whole")) == 0
-    whole = records.load(name, tmp_path / "whole" / "records")
     assert "The record is at" in capsys.readouterr().out
-    module = import_module(f"experiments.{command.MODULES[name]}")
-    measure, calls = module.measure, []
-
-    def stopped(*args):
-        calls.append(args)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return measure(*args)
-
-    monkeypatch.setattr(module, "measure", stopped)
-    assert command.main(arguments(name, tmp_path)) == 130
-    assert "--resume goes on" in capsys.readouterr().err
-    assert records.load(name, tmp_path / "records") is None
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["experiments.__main__"])
+    running = server.Process(target=killed_in_its_third_cell, args=(name, tmp_path))
+    running.start()
+    running.join()
+    assert running.exitcode == -signal.SIGKILL
+    rows = json.loads((tmp_path / "runs" / name / "rows.json").read_text())["rows"]
+    assert len(rows) == 2 and records.load(name, tmp_path / "records") is None
     assert command.main(arguments(name, tmp_path)) == 1
     assert "add --resume to go on with it" in capsys.readouterr().err
     assert command.main(arguments(name, tmp_path, "--resume")) == 0
-    assert results(records.load(name, tmp_path / "records")) == results(whole)
+    whole, found = (records.load(name, f / "records") for f in (tmp_path / "whole", tmp_path))
+    assert results(found) == results(whole)
     cells = sum(len(rows) for rows in whole["results"].values())
-    assert len(calls) == cells + 1  # the one that was stopped twice, the others once
     assert len((tmp_path / "runs" / name / "log.txt").read_text().splitlines()) == cells
 
 
-def test_a_run_killed_in_a_cell_goes_on_to_the_same_record(tmp_path):
-    """kill -9 while it trains: the cell goes on from its checkpoint, the others are kept."""
-    long = arguments("wgan-points", tmp_path, "--steps", "150")
-    whole = arguments("wgan-points", tmp_path / "whole", "--steps", "150")
-    start = [sys.executable, "-m", "experiments"]
-    variables = {**os.environ, "OMP_NUM_THREADS": "1"}
-    running = subprocess.Popen([*start, *long], cwd=ROOT, env=variables, stderr=subprocess.DEVNULL)
-    folder = tmp_path / "runs" / "wgan-points"
-    while not (folder / "penalty-0.pt").exists():
-        assert running.poll() is None
-        time.sleep(0.05)
-    time.sleep(0.3)
-    running.send_signal(signal.SIGKILL)
-    assert running.wait() == -signal.SIGKILL
-    assert "clip-0" in json.loads((folder / "rows.json").read_text())["rows"]
-    assert command.main([*long, "--resume"]) == 0
-    assert command.main(whole) == 0
-    found, expected = (
-        records.load("wgan-points", f / "records") for f in (tmp_path, tmp_path / "whole")
+def killed_in_its_third_cell(name, folder):
+    """Runs in a process of its own, and does not come back."""
+    vars(data).update(AT_HAND)
+    module = import_module(f"experiments.{command.MODULES[name]}")
+    measure, write, cells, kept = module.measure, files.write_whole, [], []
+
+    def measured(*args):
+        cells.append(args)
+        row = measure(*args)
+        if len(cells) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return row
+
+    def written(path, *parts):
+        write(path, *parts)
+        kept.append(len(cells))
+        if kept.count(3) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    module.measure, checkpoints.write_whole = measured, written
+    command.main(arguments(name, folder))
+
+
+def test_a_run_that_is_interrupted_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    def stopped(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(import_module("experiments.wgan_points"), "measure", stopped)
+    assert command.main(arguments("wgan-points", tmp_path)) == 130
+    assert "wgan-points: stopped; --resume goes on from here" in capsys.readouterr().err
+
+
+def test_a_disk_that_fills_up_ends_a_run_with_one_line_and_nothing_half_written(
+    tmp_path, monkeypatch, capsys
+):
+    """Full at once, then after one more write has reached the disk, after two, ..., never."""
+    fsync, left = os.fsync, []
+
+    def full(descriptor):
+        if not left:
+            raise OSError(28, "No space left on device")
+        left.pop()
+        fsync(descriptor)
+
+    assert command.main(arguments("wgan-points", tmp_path / "whole")) == 0
+    monkeypatch.setattr(os, "fsync", full)
+    stops = 0
+    while command.main(arguments("wgan-points", tmp_path, "--resume")):
+        assert "wgan-points: [Errno 28] No space left" in capsys.readouterr().err.splitlines()[-1]
+        assert not list(tmp_path.rglob("*.partial"))
+        stops += 1
+        left[:] = [None] * stops
+    assert stops > 5
+    whole, found = (
+        records.load("wgan-points", f / "records") for f in (tmp_path / "whole", tmp_path)
     )
-    assert results(found) == results(expected)
+    assert results(found) == results(whole)
 
 
 def test_more_seeds_are_added_to_a_run_and_other_settings_are_refused(tmp_path, capsys):
