@@ -1,6 +1,6 @@
 """Generator steps a second with the gradient penalty: lib.gan against a plain loop (slide 40).
 
-    python benchmarks/gan.py
+    python -m benchmarks.gan
 
 One thread, one process, the two in turn; CPU time, medians over the rounds. The plain loop passes
 real, fake and interpolated points through the critic one after the other, differentiates twice by
@@ -16,15 +16,15 @@ import time
 
 import torch
 
+from experiments.speed import CRITIC_STEPS, PENALTY, plain_wgan
 from lib.gan import train_wgan
 from lib.players import gaussian, point_critic, point_generator
 from lib.points import eight_gaussians
 from lib.transport import wasserstein
 
-WIDTH, STEPS, ROUNDS, CRITIC_STEPS, PENALTY = 512, 20, 7, 5, 0.1
+WIDTH, STEPS, ROUNDS = 512, 20, 7
 BATCHES = (64, 128, 256)
 REAL = eight_gaussians(20_000, torch.Generator().manual_seed(0))
-NOISE = gaussian(2)
 
 
 def players(seed: int) -> tuple[torch.nn.Module, torch.nn.Module]:
@@ -32,38 +32,13 @@ def players(seed: int) -> tuple[torch.nn.Module, torch.nn.Module]:
     return point_generator(hidden=hidden, seed=seed), point_critic(hidden=hidden, seed=seed + 100)
 
 
-def with_relu(critic: torch.nn.Sequential) -> torch.nn.Sequential:
-    layers = (torch.nn.ReLU() if isinstance(layer, torch.nn.ReLU) else layer for layer in critic)
-    return torch.nn.Sequential(*layers)
-
-
 def plain(h: torch.nn.Module, d: torch.nn.Module, batch_size: int, steps: int) -> None:
-    """The loop as it is usually written."""
-    d = with_relu(d)
-    primal = torch.optim.Adam(h.parameters(), lr=1e-3, betas=(0.5, 0.9))
-    dual = torch.optim.Adam(d.parameters(), lr=1e-3, betas=(0.5, 0.9))
-    for _ in range(steps):
-        for _ in range(CRITIC_STEPS):
-            real = REAL[torch.randint(len(REAL), (batch_size,))]
-            with torch.no_grad():
-                fake = h(NOISE(batch_size))
-            t = torch.rand(batch_size, 1)
-            between = (t * real + (1 - t) * fake).requires_grad_()
-            [g] = torch.autograd.grad(d(between).sum(), between, create_graph=True)
-            penalty = PENALTY * (g.norm(dim=1) - 1).square().mean()
-            loss = d(fake).mean() - d(real).mean() + penalty
-            dual.zero_grad()
-            loss.backward()
-            dual.step()
-        loss = -d(h(NOISE(batch_size))).mean()
-        primal.zero_grad()
-        loss.backward()
-        primal.step()
+    plain_wgan(h, d, REAL, batch_size, steps)
 
 
 def ours(h: torch.nn.Module, d: torch.nn.Module, batch_size: int, steps: int) -> None:
     train_wgan(
-        *(h, d, REAL, NOISE, "penalty"),
+        *(h, d, REAL, gaussian(2), "penalty"),
         penalty=PENALTY,
         steps=steps,
         critic_steps=CRITIC_STEPS,
@@ -98,7 +73,7 @@ def main() -> None:
         torch.manual_seed(0)
         train(h, d, 128, 200)
         with torch.no_grad():
-            distance = wasserstein(h(NOISE(1000, torch.Generator().manual_seed(2))), target)
+            distance = wasserstein(h(gaussian(2)(1000, torch.Generator().manual_seed(2))), target)
         print(f"W1 after 200 steps, {train.__name__:5}: {distance:.3f}")
 
 

@@ -24,6 +24,7 @@ MODULES = {
     "saliency-retina": "saliency_retina",
     "wgan-digits": "wgan_digits",
     "rates": "rates",
+    "speed": "speed",
 }
 
 ERRORS = (
