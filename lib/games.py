@@ -11,8 +11,8 @@ With the field ``F(x, y) = (∇ₓΦ, −∇ᵧΦ)``, z = (x, y) and step size h
 Each function is ``name(phi, x0, y0, step_size, steps) -> (xs, ys)``. phi maps two tensors of x0's
 and y0's shapes to a scalar tensor; x descends on it and y ascends. xs and ys are
 ``[steps + 1, *shape]`` and hold the start first. step_size is a number h > 0, or a pair of them
-for x and y. project, if given, maps (x, y) to the feasible point that every gradient is taken at,
-such as a clip to a box; it is the caller's, and must not change its arguments.
+for x and y. project, if given, maps (x, y) to the feasible point that every gradient after the
+start's is taken at, such as a clip to a box; it is the caller's, and must not change its arguments.
 They raise ValueError for settings out of range, for a phi that is not scalar, and for a start that
 is no finite float tensor. Iterates that diverge are returned as they are, infinities included.
 """

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
-from torch.nn.utils import parametrize
 
 from lib.lipschitz import clip_weights_, gradient_penalty, normalize_spectrally_
 from lib.play import Game, History, play
@@ -70,7 +69,7 @@ def train_wgan(
     elif constraint == "penalty":
         rule |= {"penalty": penalty, "one_sided": one_sided}
         charge = partial(gradient_penalty, critic, weight=penalty, one_sided=one_sided)
-    elif not any(map(parametrize.is_parametrized, critic.modules())):
+    else:
         normalize_spectrally_(critic, real.shape[1:])
     game = Game(
         value=lambda of_real, of_fake: of_real.mean() - of_fake.mean(),
@@ -139,6 +138,6 @@ def js_divergence(p: Tensor | np.ndarray, q: Tensor | np.ndarray) -> float:
     for name, v in (("p", p), ("q", q)):
         if not (v >= 0).all() or not abs(float(v.sum()) - 1) <= 1e-6:
             raise ValueError(f"{name} must be >= 0 and add up to 1, got the sum {float(v.sum())}")
-    m = (p + q) / 2
-    terms = torch.xlogy(p, p / m).nan_to_num() + torch.xlogy(q, q / m).nan_to_num()
-    return max(float(terms.sum()) / 2, 0.0)
+    # Not p / ((p + q) / 2): a half of the smallest number is 0.
+    terms = [torch.xlogy(v, 2 * v / (p + q)).nan_to_num() for v in (p, q)]
+    return min(max(float(sum(terms).sum()) / 2, 0.0), math.log(2))

@@ -160,6 +160,8 @@ def clip_weights_(critic: nn.Module, c: float) -> None:
 def normalize_spectrally_(model: nn.Module, input_shape: Sequence[int] | None = None) -> nn.Module:
     """Divide each layer's weight by its spectral norm, in place, from now on (slide 39).
 
+    A layer of which this was asked before stays as it is.
+
     With 1-Lipschitz activations the model is then 1-Lipschitz. Miyato et al. (2018) divide a
     convolution by the norm of its reshaped kernel, which leaves a norm of up to the root of the
     kernel's area (prop-convolution-norm); here it is that of the map on its images. In training
@@ -170,7 +172,8 @@ def normalize_spectrally_(model: nn.Module, input_shape: Sequence[int] | None = 
     """
     lipschitz_bound(model, input_shape)  # refuses what it does not know
     for layer, shape in list(_layers_with_shapes(model, input_shape)):
-        if isinstance(layer, nn.Linear | nn.Conv2d):
+        done = any(isinstance(module, _Normalized) for module in layer.modules())
+        if isinstance(layer, nn.Linear | nn.Conv2d) and not done:
             parametrize.register_parametrization(layer, "weight", _Normalized(layer, shape))
     return model
 

@@ -80,7 +80,7 @@ def play(
     -> learning rate schedule, of both of them, stepped after each generator step.
 
     evaluate_every: generator steps between two scores, of which the first is before and the last
-    after the training; None: ten in all and the first, 0: none. samples: the size of the sample
+    after the training; None: at most ten and the first, 0: none. samples: the size of the sample
     that is scored, always from the same noise. target: [m, ...], what it is compared with; None:
     as many of real, chosen once.
     seed: of every draw, the same on every device. checkpoint, every, device, precision and
@@ -110,8 +110,6 @@ def play(
         raise ValueError("real must be finite, got NaN or infinity")
     from tqdm import tqdm
 
-    if evaluate_every is None:
-        evaluate_every = max(1, steps // 10)
     generator.to(device).train(), critic.to(device).train()
     x, y = list(generator.parameters()), list(critic.parameters())
     device = y[0].device
@@ -132,6 +130,8 @@ def play(
     settings |= {"evaluate_every": evaluate_every, "samples": samples, "precision": precision}
     settings |= {"compile": compile, "device": device.type}
     settings["CRC-32"] = checksum(real, target) if checkpoint else None
+    if evaluate_every is None:
+        evaluate_every = -(-steps // 10)
     real = real.to(device)
     bar = tqdm(total=steps, unit="step", disable=None if progress is None else not progress)
 

@@ -233,6 +233,15 @@ def test_normalizing_spectrally_twice_is_once():
     assert list(d.state_dict()) == names
 
 
+def test_a_critic_with_another_parametrization_is_normalized_too():
+    critic = point_critic(2, (8,), seed=2)
+    torch.nn.utils.parametrizations.weight_norm(critic[0])
+    real = points.eight_gaussians(50, torch.Generator().manual_seed(0))
+    settings = {"steps": 2, "batch_size": 16, "evaluate_every": 0, "progress": False}
+    train_wgan(point_generator(2, 2, (8,)), critic, real, gaussian(2), "spectral", **settings)
+    assert lipschitz_bound(critic) == pytest.approx(1, abs=0.05)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_critics_value_is_at_most_w1_for_a_1_lipschitz_critic(seed):
     """V is a lower bound of W1 between the two batches; with all of both it is one of W1."""
@@ -249,7 +258,7 @@ def test_the_critics_value_is_at_most_w1_for_a_1_lipschitz_critic(seed):
 
 @pytest.mark.parametrize(
     "every, expected",
-    [(None, [*range(0, 24, 2), 23]), (10, [0, 10, 20, 23]), (23, [0, 23]), (99, [0, 23]), (0, [])],
+    [(None, [*range(0, 24, 3), 23]), (10, [0, 10, 20, 23]), (23, [0, 23]), (99, [0, 23]), (0, [])],
 )
 def test_scores_stand_where_they_were_asked_for(every, expected):
     generator, _, history = small(constraint="clip", steps=23, evaluate_every=every)
@@ -383,6 +392,11 @@ def test_a_finished_run_goes_on_with_more_steps_but_not_with_fewer(tmp_path):
     *_, history = small(steps=6, checkpoint=tmp_path / "run.pt", **settings)
     *_, whole = small(steps=6, **settings)
     assert history["value"] == whole["value"] and history["w1"] == whole["w1"]
+    settings["evaluate_every"] = None
+    small(steps=20, checkpoint=tmp_path / "default.pt", **settings)
+    *_, history = small(steps=40, checkpoint=tmp_path / "default.pt", **settings)
+    assert history["step"] == [*range(0, 20, 2), *range(20, 41, 4)]
+    settings["evaluate_every"] = 2
     with pytest.raises(CheckpointError, match="6 steps far, more than steps=5"):
         small(steps=5, checkpoint=tmp_path / "run.pt", **settings)
 
@@ -482,6 +496,8 @@ def test_the_divergence_by_hand():
     assert js_divergence(np.array(p), np.array(q)) == pytest.approx(sum(half), abs=1e-15)
     assert js_divergence(np.array([1.0, 0, 0]), np.array([0, 0.5, 0.5])) == math.log(2)
     assert js_divergence(np.array([0.0, 1]), np.array([0.0, 1])) == 0
+    assert js_divergence(np.array([1.0, 5e-324]), np.array([1.0, 0])) == 0
+    assert js_divergence(np.array([1 + 9e-7, 0]), np.array([0, 1 + 9e-7])) == math.log(2)
     rng = np.random.default_rng(0)
     for p in rng.dirichlet(np.ones(5), 200):  # rounding never makes it negative
         q = p * (1 + 1e-9 * rng.normal(size=5))

@@ -45,7 +45,8 @@ def shown(record, columns=None):
     lines = ["| | " + " | ".join(name.replace("_", " ") for name in columns) + " |"]
     lines += ["| :--- |" + " ---: |" * len(columns)]
     for variant, row in summary.items():
-        lines += [f"| {variant} | " + " | ".join(cell(row.get(name)) for name in columns) + " |"]
+        label = variant.replace("-", "\N{NON-BREAKING HYPHEN}")
+        lines += [f"| {label} | " + " | ".join(cell(row.get(name)) for name in columns) + " |"]
     seconds = sum(row["seconds"] for rows in record["results"].values() for row in rows)
     seeds, device = settings.pop("seeds"), settings.pop("device")
     where = machine["accelerator"] if device != "cpu" else f"{machine['processor']}, one thread"
