@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from importlib import import_module
 
@@ -32,6 +33,7 @@ ERRORS = (
     CheckpointError,
     DataError,
     FloatingPointError,
+    MemoryError,
     OSError,
     ProcessLost,
     ValueError,
@@ -60,4 +62,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # torchrun's, if a process has ended
     sys.exit(main())

@@ -61,9 +61,7 @@ class Config(Settings):
 
 def variants(config: Config) -> dict[str, tuple[str, float, bool]]:
     """Network, radius and whether there is a box, by name; ValueError for settings out of range."""
-    for name in ("train_images", "images", "attack_batch"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be >= 1, got {getattr(config, name)}")
+    config.check()
     for alpha in (*config.alphas, config.linf_step):
         step_sizes(alpha, config.steps)
     return {

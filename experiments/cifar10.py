@@ -9,9 +9,8 @@ judged(config, model, test)     clean and robust accuracy: average, worst class,
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -62,11 +61,25 @@ class Cifar10(Settings):
     test_batch: int = 1000
     """Images tested at a time."""
     precision: Literal["float32", "bfloat16"] | None = None
-    """Of the training; None: bfloat16 on a GPU, float32 on a CPU. Tests are in float32."""
+    """Of the training; None: bfloat16 on a GPU, float32 on a CPU. Tests are in float32; on a GPU
+    with convolutions in TF32, as is torch's default."""
     channels_last: bool | None = None
     """Memory layout of images and kernels; None: on a GPU."""
     compile: bool | None = None
-    """Compile the network for the training; None: on a GPU."""
+    """Compile the network for the training; None: on one GPU."""
+
+    def computing(self) -> dict[str, Any]:
+        """precision, channels_last and compile, with what None stands for."""
+        fast = self.device.startswith("cuda")
+        chosen = {
+            "precision": "bfloat16" if fast else "float32",
+            "channels_last": fast,
+            "compile": fast and processes.count() == 1,
+        }
+        return {k: v if getattr(self, k) is None else getattr(self, k) for k, v in chosen.items()}
+
+    def described(self) -> dict[str, Any]:
+        return super().described() | self.computing()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,15 +92,6 @@ class Attacked(Cifar10):
     """Steps of the attack in training."""
     test_steps: int = 20
     """Steps of the attack that the robust accuracy is measured with."""
-
-
-def check(config: Cifar10) -> None:
-    """ValueError for a number out of range: at once, and not when it is first used."""
-    for field in fields(config):
-        value, least = getattr(config, field.name), int(field.type == "int")
-        least = 0 if field.name == "padding" else least
-        if field.type in ("int", "float") and not least <= value < math.inf:
-            raise ValueError(f"{field.name} must be finite and >= {least}, got {value}")
 
 
 def load(config: Cifar10, device: torch.device) -> tuple[Images, Images]:
@@ -144,7 +148,8 @@ def network(
 ) -> nn.Module:
     """The network of the settings; the small one has no normalization layers.
 
-    On several GPUs batch norm takes the statistics of the whole minibatch, as on one.
+    On several GPUs batch norm takes the statistics of the whole minibatch, as on one; such a run's
+    checkpoints are not those of one GPU.
     """
     if config.network == "resnet18":
         model = models.resnet18(activation=activation, norm=norm, seed=seed)
@@ -171,10 +176,8 @@ def train(
 
     weight_decay: the optimizer's; None: that of the settings.
     """
-    device = train.a.device
-    fast = device.type == "cuda"
-    compile = fast if config.compile is None else config.compile
-    if compile:
+    computing = config.computing()
+    if computing["compile"]:
         torch.compiler.reset()  # the networks of earlier cells
     sgd = partial(
         torch.optim.SGD,
@@ -193,10 +196,8 @@ def train(
         schedule=schedule(config),
         evaluate=evaluate,
         checkpoint=checkpoint,
-        device=device,
-        precision=config.precision or ("bfloat16" if fast else "float32"),
-        channels_last=fast if config.channels_last is None else config.channels_last,
-        compile=compile,
+        device=train.a.device,
+        **computing,
         progress=None if processes.rank() == 0 else False,
         **more,
     )

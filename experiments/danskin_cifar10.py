@@ -41,7 +41,7 @@ class Config(cifar10.Attacked):
 
 def cells(config: Config) -> Iterator[tuple[str, int]]:
     """Both networks, each trained both ways, for every seed."""
-    cifar10.check(config)
+    config.check("padding")
     for seed in range(config.seeds):
         for name in NETWORKS:
             yield f"{name}-pgd", seed

@@ -35,7 +35,7 @@ class Config(cifar10.Attacked):
 
 def cells(config: Config) -> Iterator[tuple[str, int]]:
     """Both trainings for every seed."""
-    cifar10.check(config)
+    config.check("padding")
     ClassFocusedSampler(torch.arange(10), config.gamma, config.class_step)  # or ValueError
     for seed in range(config.seeds):
         yield "adversarial", seed

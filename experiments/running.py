@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -53,6 +54,18 @@ class Settings:
         values = {k: v for k, v in vars(self).items() if k not in ("resume", "out", "runs")}
         return json.loads(json.dumps(values))
 
+    def check(self, *may_be_zero: str) -> None:
+        """ValueError for a number out of range: at once, and not when it is first used.
+
+        Whole numbers are at least 1, of the names given at least 0; others finite and at least 0.
+        """
+        for field in dataclasses.fields(self):
+            value, whole = getattr(self, field.name), field.type == "int"
+            least = int(whole and field.name not in may_be_zero)
+            if (whole or field.type == "float") and not least <= value < math.inf:
+                must = f">= {least}" if whole else "finite and >= 0"
+                raise ValueError(f"{field.name} must be {must}, got {value}")
+
     def checksums(self) -> dict[str, str]:
         """The SHA-256 of each file that it reads."""
         files = [data.checksums(name) for name in self.datasets]
@@ -77,34 +90,42 @@ class RunError(Exception):
 def run(name: str, experiment: Experiment, config: Settings) -> Path | None:
     """Measure every cell of an experiment that is not kept yet; then write its record.
 
-    Returns the record's path; of several processes the first one writes and returns it. Raises
-    RunError, before anything is written, for settings out of range, a device that is not at hand
-    and folders that cannot be written to; and for a run of other settings, or one that was begun,
-    if ``resume`` is not set.
+    Returns the record's path; of several processes the first one writes and returns it, and all
+    must see the same folders. Raises RunError or ValueError, before anything is written, for
+    settings out of range, a device that is not at hand and folders that cannot be written to; and
+    for a run of other settings, or one that was begun, if ``resume`` is not set.
     """
     if config.seeds < 1:
         raise RunError(f"--seeds must be >= 1, got {config.seeds}")
-    try:
-        torch.zeros(1, device=config.device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise RunError(f"--device {config.device} is not at hand: {reason}") from error
+    if not config.device.startswith(("cpu", "cuda")):
+        raise RunError(f"--device must be cpu or cuda, got {config.device}")
     from tqdm import tqdm
 
     torch.set_num_threads(1)
     with processes.started(config.device) as device:
-        kept = _Kept(config.runs / name, config)
+        try:
+            torch.zeros(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise RunError(f"--device {config.device} is not at hand: {reason}") from error
         cells = list(experiment.cells(config))
+        kept = _Kept(config.runs / name, config)
+        origin = records.origin()
         first = processes.rank() == 0
+        if first:  # now, and not hours later; and the others find the files in the cache
+            for dataset in config.datasets:
+                for split in ("train", "test"):
+                    getattr(data, dataset)(split)
+        processes.wait()
         with tqdm(cells, desc=name, unit="cell", disable=None if first else True) as bar:
             for variant, seed in bar:
                 bar.set_postfix_str(f"{variant}, seed {seed}")
                 row = kept.row(variant, seed)
                 if row is None:
-                    start = time.monotonic()
                     path = kept.folder / f"{variant}-{seed}.pt"
+                    start = time.time() - kept.begin(path)
                     row = experiment.measure(config, variant, seed, device, path)
-                    row = {"seed": seed, **row, "seconds": round(time.monotonic() - start, 1)}
+                    row = {"seed": seed, **row, "seconds": round(time.time() - start, 1)}
                     kept.keep(variant, row)
                     kept.log(f"{variant}, seed {seed}: {_said(row)}", tqdm.write)
         if not first:
@@ -112,7 +133,9 @@ def run(name: str, experiment: Experiment, config: Settings) -> Path | None:
         results: dict[str, list[Row]] = {}
         for variant, seed in cells:
             results.setdefault(variant, []).append(kept.row(variant, seed))
-        return records.save(name, config.described(), results, config.checksums(), config.out)
+        return records.save(
+            name, config.described(), results, config.checksums(), origin, config.out
+        )
 
 
 class _Kept:
@@ -120,7 +143,7 @@ class _Kept:
 
     def __init__(self, folder: Path, config: Settings) -> None:
         self.folder, self.path = folder, folder / "rows.json"
-        self.described, self.rows = config.described(), {}
+        self.described, self.rows, self.begun = config.described(), {}, {}
         for needed in (folder, config.out):
             _check_writable(needed)
         if self.path.exists():
@@ -138,16 +161,30 @@ class _Kept:
                     f"the run in {folder} has other settings ({said}): delete it, or "
                     "take them again"
                 )
-            self.rows = state["rows"]
+            self.rows, self.begun = state["rows"], state.get("begun", {})
         processes.wait()
+
+    def begin(self, checkpoint: Path) -> float:
+        """Note that a cell begins, or goes on; the seconds that its checkpoints took before."""
+        begun, spent = self.begun.get(checkpoint.stem, (0.0, 0.0))
+        if begun and checkpoint.exists():
+            spent += max(0.0, checkpoint.stat().st_mtime - begun)
+        self.begun[checkpoint.stem] = time.time(), spent
+        self._write()
+        return spent
 
     def row(self, variant: str, seed: int) -> Row | None:
         return self.rows.get(f"{variant}-{seed}")
 
     def keep(self, variant: str, row: Row) -> None:
-        self.rows[f"{variant}-{row['seed']}"] = row
+        cell = f"{variant}-{row['seed']}"
+        self.rows[cell] = row
+        self.begun.pop(cell)
+        self._write()
+
+    def _write(self) -> None:
         if processes.rank() == 0:
-            state = {"settings": self.described, "rows": self.rows}
+            state = {"settings": self.described, "rows": self.rows, "begun": self.begun}
             write_whole(self.path, json.dumps(state, indent=1).encode())
 
     def log(self, text: str, write: Callable[[str], None]) -> None:

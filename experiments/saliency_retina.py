@@ -66,11 +66,7 @@ class Config(Settings):
 
 def cells(config: Config) -> Iterator[tuple[str, int]]:
     """Both sets and three kinds of networks for every seed; ValueError for bad settings."""
-    for name in ("clean_epochs", "epochs", "test_eyes", "distances"):
-        if (value := getattr(config, name)) < 1:
-            raise ValueError(f"{name} must be >= 1, got {value}")
-    if config.pictures < 0:
-        raise ValueError(f"pictures must be >= 0, got {config.pictures}")
+    config.check("pictures")
     for seed in range(config.seeds):
         for which in SETS:
             for kind in KINDS:

@@ -1,11 +1,12 @@
 """How fast the trainings are: beside plain loops, and beside what the device can do at best.
 
 "pgd" is PGD training of ResNet-18 on made-up images (slides 22 and 23): images a second, of a
-plain float32 loop and of ``lib.training.fit`` as experiments.cifar10 calls it, in turn; and the
-floating-point operations of the latter a second, beside those of one large bfloat16 matrix
-product. "wgan" is the gradient penalty on points in the plane (slide 40): generator steps a
-second, of the plain loop and of ``lib.gan.train_wgan``. Seeds are rounds. "profile" holds where
-the time of one of our steps goes: operations with their shares, the greatest first.
+plain float32 loop (on a GPU with convolutions in TF32, as is torch's default) and of
+``lib.training.fit`` as experiments.cifar10 calls it, in turn; and the floating-point operations of
+the latter a second, beside those of one large bfloat16 matrix product. "wgan" is the gradient
+penalty on points in the plane (slide 40): generator steps a second, of the plain loop and of
+``lib.gan.train_wgan``. Seeds are rounds. "profile" holds where the time of one of our steps goes:
+operations with their shares, the greatest first.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import DeviceType
 from torch.nn.functional import cross_entropy
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
@@ -57,7 +59,7 @@ class Config(cifar10.Attacked):
 
 def cells(config: Config) -> Iterator[tuple[str, int]]:
     """Both workloads in every round."""
-    cifar10.check(config)
+    config.check("padding")
     for seed in range(config.seeds):
         yield "pgd", seed
         yield "wgan", seed
@@ -80,9 +82,10 @@ def _pgd(config: Config, seed: int, device: torch.device) -> Row:
         ends.append(_now(device))
         return {}
 
-    plain_epoch(config, cifar10.network(config, seed).to(device), images[: config.batch_size])
+    model = cifar10.network(config, seed).to(device)
+    plain_epoch(config, model, images[: config.batch_size])  # warms up
     start = _now(device)
-    plain_epoch(config, cifar10.network(config, seed).to(device), images)
+    plain_epoch(config, model, images)
     plain = config.images / (_now(device) - start)
     model = cifar10.network(config, seed)
     cifar10.train(config, model, images, update, seed=seed, checkpoint=None, evaluate=ended)
@@ -91,8 +94,9 @@ def _pgd(config: Config, seed: int, device: torch.device) -> Row:
     some = images[: config.batch_size]
     with torch.no_grad(), FlopCounterMode(display=False) as forward:
         model(some.a)
-    # An attack step is a pass forward and one back to the image; training adds the weights.
-    passes = 2 * config.steps + 3
+    # An attack step is a pass forward and one back to the image; then the last point is scored,
+    # and the training step has one forward, one back to the images and one to the weights.
+    passes = 2 * config.steps + 1 + 3
     rate = ours * passes * forward.get_total_flops() / len(some) / 1e12
     best = matrix_rate(config.matrix, device)
     once = partial(cifar10.train, replace(config, epochs=1), model, some, update)
@@ -200,7 +204,7 @@ def matrix_rate(n: int, device: torch.device, repeats: int = 20) -> float:
 def _now(device: torch.device) -> float:
     """Seconds on a clock, when the device has done all that it was given."""
     if device.type != "cpu":
-        torch.accelerator.synchronize()
+        torch.accelerator.synchronize(device)
     return time.perf_counter()
 
 
@@ -211,8 +215,11 @@ def _profile(work: Callable[[], None], device: torch.device, most: int = 8) -> l
         activities.append(ProfilerActivity.CUDA)
     with profile(activities=activities) as found:
         work()
-    name = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
-    spent = {event.key: float(getattr(event, name)) for event in found.key_averages()}
-    total = sum(spent.values())
+    events, name = found.key_averages(), "self_cpu_time_total"
+    if device.type == "cuda":
+        events = [e for e in events if e.device_type == DeviceType.CUDA]
+        name = "self_device_time_total"
+    spent = {e.key: float(getattr(e, name)) for e in events if not e.is_user_annotation}
+    total = sum(spent.values()) or 1.0
     greatest = sorted(spent.items(), key=lambda item: -item[1])[:most]
     return [[key, round(microseconds / total, 4)] for key, microseconds in greatest]

@@ -28,7 +28,7 @@ class Config(cifar10.Attacked):
 
 def cells(config: Config) -> Iterator[tuple[str, int]]:
     """Both trainings for every seed."""
-    cifar10.check(config)
+    config.check("padding")
     for seed in range(config.seeds):
         yield "standard", seed
         yield "adversarial", seed

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from experiments.running import Row, Settings
-from lib import data
-from lib.ascent import loss_of, pga, step_sizes
+from lib import data, processes
+from lib.ascent import loss_of, pga
 from lib.attacks import robust_accuracy
 from lib.balls import Ball, LInf
 from lib.models import cnn
@@ -66,15 +66,9 @@ class Config(Settings):
 
 def cells(config: Config) -> Iterator[tuple[str, int]]:
     """Both trainings for every seed; ValueError for settings out of range."""
-    least = {"epochs": 1, "warmup": 0, "restarts": 1, "curve_restarts": 1}
-    least |= {"train_images": 1, "images": 1, "attack_batch": 1}
-    for name, bound in least.items():
-        if getattr(config, name) < bound:
-            raise ValueError(f"{name} must be >= {bound}, got {getattr(config, name)}")
+    config.check("warmup")
     for radius in (config.eps, *config.radii):
         LInf(radius)
-    step_sizes(config.step_size, config.steps)
-    step_sizes(0.0, config.attack_steps)
     for seed in range(config.seeds):
         for update in UPDATES:
             yield update, seed
@@ -92,7 +86,7 @@ def measure(config: Config, variant: str, seed: int, device: torch.device, check
         history = fit(
             model,
             train,
-            erm() if variant == "erm" else _pgd_training(config, radius, seed + 100 * i),
+            erm() if variant == "erm" else pgd_training(config, radius, seed + 100 * i),
             epochs=epochs,
             batch_size=config.batch_size,
             lr=config.lr,
@@ -121,12 +115,13 @@ def measure(config: Config, variant: str, seed: int, device: torch.device, check
     }
 
 
-def _pgd_training(config: Config, radius: float, seed: int) -> Update:
+def pgd_training(config: Config, radius: float, seed: int) -> Update:
     """Adversarial training at this radius; its starts are drawn from the seed."""
-    attack = partial(
-        pgd, ball=LInf(radius), step_size=config.step_size * radius, steps=config.steps
-    )
-    return adversarial(attack, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    settings = {"step_size": config.step_size * radius, "steps": config.steps}
+    update = adversarial(partial(pgd, ball=LInf(radius), **settings, generator=generator))
+    update.generators = (generator,)
+    return update
 
 
 def pgd(
@@ -141,6 +136,7 @@ def pgd(
 ) -> Tensor:
     """The last iterate of PGA-ℓ∞ from a random point of ball and box (Madry et al., 2018)."""
     low, high = -a, 1 - a
-    start = ball.project(ball.sample(tuple(a.shape), generator).to(a), low, high)
+    start = processes.drawn(ball.sample, tuple(a.shape), generator).to(a)
+    start = ball.project(start, low, high)
     f = loss_of(model, a, b)
     return (a + pga(f, start, ball, step_size, steps, low, high, steepest=True)).clamp(0, 1)

@@ -58,11 +58,7 @@ class Config(Games):
 
 def cells(config: Config) -> Iterator[tuple[str, int]]:
     """Every game for every seed; ValueError for settings out of range."""
-    for name in ("steps", "samples", "scores", "classifier_images"):
-        if (value := getattr(config, name)) < 1:
-            raise ValueError(f"{name} must be >= 1, got {value}")
-    if config.pictures < 0:
-        raise ValueError(f"pictures must be >= 0, got {config.pictures}")
+    config.check("pictures")
     for seed in range(config.seeds):
         for game in (*GAMES, "target"):
             yield game, seed

@@ -39,7 +39,8 @@ class Config(Games):
 
 
 def cells(config: Config) -> Iterator[tuple[str, int]]:
-    """Every game for every seed."""
+    """Every game for every seed; ValueError for settings out of range."""
+    config.check()
     for seed in range(config.seeds):
         for game in (*GAMES, "target"):
             yield game, seed

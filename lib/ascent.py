@@ -138,6 +138,7 @@ def step_sizes(step_size: StepSize, steps: int) -> list[float]:
 def _gradient(f: Function, eta: Tensor) -> Tensor:
     """∇f(η) of each sample: samples do not mix, so their sum's gradient holds them all."""
     with torch.inference_mode(False), torch.enable_grad():
+        eta = eta.clone() if eta.is_inference() else eta
         eta = eta.detach().requires_grad_()
         value = f(eta)
         if value.shape != eta.shape[:1]:

@@ -59,6 +59,7 @@ def attack(
     Raises ValueError for a model in training mode, for inputs outside bounds or NaN, for labels
     that are no classes of the model, and for settings that make no sense.
     """
+    a = a.detach()
     plan = _plan(model, a, b, ball, steps, step_size, restarts, bounds, generator, loss)
     return _search(model, a, b, ball, plan, until_wrong=False)[0]
 
@@ -82,6 +83,7 @@ def robust_accuracy(
     batch_size: samples at a time; progress: show a bar.
     Raises ValueError as ``attack`` does, and for an empty batch, which has no accuracy.
     """
+    a = a.detach()
     settings = inspect.signature(attack).bind(model, a, b, ball, **attack_settings)
     settings.apply_defaults()
     plan = _plan(*settings.args, **settings.kwargs)
@@ -144,10 +146,17 @@ def _search(
                 gradient = gradient[right] if until_wrong else gradient
                 z = project(steepest_move(gradient, step.part(live), here, low, high))
             if not until_wrong:
-                [lower] = torch.where(~(value > highest))
-                worst = here.index_copy_(0, lower, worst[lower])
+                worst = _where(value > highest, here, worst)
                 highest = torch.fmax(highest, value.detach())
     return worst, live
+
+
+def _where(chosen: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """new where a sample is chosen, else old; new may be overwritten."""
+    if new.is_cuda:  # without waiting for the device
+        return torch.where(chosen.view(-1, *[1] * (new.dim() - 1)), new, old)
+    [kept] = torch.where(~chosen)
+    return new.index_copy_(0, kept, old[kept])
 
 
 def _plan(

@@ -62,7 +62,8 @@ class Ball(ABC):
         Raises ValueError unless ``low <= 0 <= high``.
         """
         check_box(low, high)
-        return self._project(v, low, high)
+        nearest = self._project(v, low, high)
+        return nearest.clone() if nearest is v else nearest
 
     def lmo(self, g: Tensor, low: Bound = None, high: Bound = None) -> Tensor:
         """A maximizer of ``⟨g, v⟩`` over the ball, or over the ball and the box (slides 8, 9).

@@ -62,7 +62,7 @@ def min_norm_point(
 
     return_residual: also return ``max_i (⟨g, g⟩ − ⟨g, g_i⟩) / min_i ‖g_i‖²`` for g = Σ w_i g_i,
     before w is rounded to the gradients' type. It is 0 at the optimum and nowhere else, and
-    bounds ``(‖g‖² − ‖g*‖²) / min_i ‖g_i‖²``; it is 0 if some g_i is 0.
+    bounds ``‖g − g*‖² / min_i ‖g_i‖²``; it is 0 if some g_i is 0.
     Raises ValueError for other shapes or types, k = 0, and values that are not finite.
     """
     weights, norms = _solve(gradients)

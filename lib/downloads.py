@@ -114,7 +114,7 @@ def unpack(archive: bytes, files: tuple[File, ...]) -> None:
 
 def _store(path: Path, raw: bytes) -> None:
     try:
-        write_whole(path, raw)
+        write_whole(path, raw, suffix=f".{os.getpid()}.partial")
     except OSError as error:
         raise DataError(
             f"{path} cannot be written ({error.strerror}): set EE556_DATA to a folder with space "

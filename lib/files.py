@@ -6,17 +6,17 @@ import os
 from pathlib import Path
 
 
-def write_whole(path: str | os.PathLike[str], *parts: bytes) -> None:
+def write_whole(path: str | os.PathLike[str], *parts: bytes, suffix: str = ".partial") -> None:
     """Write bytes so that under the name is the old file or the new one, never a part of one.
 
-    They go to ``<path>.partial`` in the same folder, reach the disk (fsync), and only then take
+    They go to ``<path><suffix>`` in the same folder, reach the disk (fsync), and only then take
     the name, so a run may be killed and a disk may be full at any moment. Folders on the way are
-    made. One process at a time may write to a path. Raises OSError where it cannot be written,
-    and leaves nothing of it.
+    made. Several processes may write to a path if each has its own suffix. Raises OSError where it
+    cannot be written, and leaves nothing of it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(path.name + suffix)
     try:
         with open(partial, "wb") as file:
             for part in parts:

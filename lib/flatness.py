@@ -33,7 +33,7 @@ def sharpness_aware(rho: float, *, loss: Loss = cross_entropy, per_sample: bool 
     gradients a step.
 
     per_sample: the slide's form, ``(1/m) Σ ∇L_i(x + η_i)`` with ``η_i = rho ∇L_i / ‖∇L_i‖₂``; it
-    needs as many copies of the parameters as the minibatch has samples.
+    works on copies of the parameters, one a sample, at most COPIES numbers of them at a time.
     Returns the mean loss at the perturbed parameters. Parameters and buffers are put back, bit
     for bit; running statistics of batch norm see the first pass alone, which is at x. Dropout
     draws anew in each pass.

@@ -47,7 +47,7 @@ SLOPES: dict[type[nn.Module], Callable[[nn.Module], float]] = {
     nn.ReLU: lambda layer: 1.0,
     MaskedReLU: lambda layer: 1.0,
     nn.LeakyReLU: lambda layer: max(1.0, abs(layer.negative_slope)),
-    nn.ELU: lambda layer: max(1.0, layer.alpha),
+    nn.ELU: lambda layer: max(1.0, abs(layer.alpha)),
     nn.CELU: lambda layer: 1.0,
     nn.Tanh: lambda layer: 1.0,
     nn.Sigmoid: lambda layer: 0.25,
@@ -96,7 +96,8 @@ def lipschitz_lower_bound(
     model: differentiable, [n, ...] -> [n] or [n, 1]; start: [n, ...], where the n searches begin.
     Each moves by step_size along the unit gradient of ``‖∇h‖``, ``steps`` times; of all points
     met the largest norm counts. A ReLU network is linear around almost every point, so that its
-    search does not move: there, many starts are what helps.
+    search does not move: there, many starts are what helps. Start where the model is
+    differentiable: at a ReLU's kink, such as 0, autograd can give the slope of no piece.
     Raises ValueError for a model that returns more than one number a sample.
     """
     best, a = 0.0, start.detach().clone()
@@ -222,7 +223,8 @@ class _Normalized(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         if self.training:
             self._iterate(weight)
-        return weight / self._map(weight, self.v.clone()).norm()
+        sigma = self._map(weight, self.v.clone()).norm()
+        return weight / torch.where(sigma > 0, sigma, 1.0)  # a zero map is 1-Lipschitz as it is
 
 
 def _gradient(critic: Critic, a: Tensor) -> Tensor:

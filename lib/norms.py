@@ -49,6 +49,8 @@ def spectral_norm(
             torch.eye(size, dtype=torch.float64, device=weight.device).view(size, *shape[1:])
         )
         return float(torch.linalg.matrix_norm(matrix.flatten(1), 2))
+    if not weight.any():
+        return 0.0
     from scipy.sparse.linalg import LinearOperator, eigsh
 
     def gram(v: np.ndarray) -> np.ndarray:

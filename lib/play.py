@@ -83,9 +83,9 @@ def play(
     after the training; None: at most ten and the first, 0: none. samples: the size of the sample
     that is scored, always from the same noise. target: [m, ...], what it is compared with; None:
     as many of real, chosen once.
-    seed: of every draw, the same on every device. checkpoint, every, device, precision and
-    progress: as in ``lib.training.fit``. compile: run both networks through ``torch.compile``,
-    though not for a charge, as it has no second derivatives.
+    seed: of every draw; all but the points of a penalty are the same on every device.
+    checkpoint, every, device, precision and progress: as in ``lib.training.fit``. compile: run both
+    networks through ``torch.compile``, though not for a charge, as it has no second derivatives.
     Under torchrun each process takes its share of every batch (lib.processes).
 
     Returns the history: "value" [steps], V on the critic's last batch before each generator

@@ -2,7 +2,8 @@
 
 Every process holds the whole model and the whole data, and draws the same random numbers. Of each
 minibatch it computes its share, and the gradients are averaged, so that up to rounding the run is
-that of one process, whatever their number. Without torchrun there is one process, and nothing
+that of one process, whatever their number. (An attack that ``lib.updates.adversarial`` gives a
+generator draws on its own in each process.) Without torchrun there is one process, and nothing
 here does anything.
 
     started(device)     the process group, for the duration of a ``with``
@@ -44,13 +45,16 @@ def started(device: str = "cpu") -> Iterator[torch.device]:
     """Join the processes that torchrun started; yields this process's device.
 
     device: "cpu" (gloo) or "cuda" (nccl, one GPU a process). Without torchrun: as it is.
+    Raises ValueError for more processes on a machine than GPUs.
     """
     if "LOCAL_RANK" not in os.environ:
         yield torch.device(device)
         return
     mine = torch.device(device)
     if mine.type == "cuda":
-        mine = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        mine, there = torch.device("cuda", int(os.environ["LOCAL_RANK"])), torch.cuda.device_count()
+        if mine.index >= there:
+            raise ValueError(f"a GPU is needed for each process, there are {there}")
         torch.cuda.set_device(mine)
     dist.init_process_group("nccl" if mine.type == "cuda" else "gloo")
     try:

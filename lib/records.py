@@ -4,7 +4,8 @@
     load(name)                       the record, or None where it has not been measured
 
 A record is ``experiments/records/NAME.json``: settings, the results of every seed, their mean and
-deviation, the checksums of the data, and the machine, versions and commit that they come from.
+deviation, the checksums of the data, and the machine, versions, processes
+and commit that they come from.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import platform
 import statistics
 import subprocess
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from lib import processes
 from lib.files import write_whole
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "records"
@@ -38,11 +40,12 @@ def save(
     settings: Mapping[str, Any],
     results: Results,
     data: Mapping[str, str],
+    origin: Mapping[str, Any],
     folder: str | Path = FOLDER,
 ) -> Path:
     """Write a record, whole or not at all, and return its path.
 
-    data: the SHA-256 of each file that was read, none for synthetic data.
+    data: the SHA-256 of each file that was read, none for synthetic data. origin: of ``origin()``.
 
     Raises ValueError for no result, and for numbers that are not finite.
     """
@@ -54,12 +57,16 @@ def save(
         "results": {variant: [dict(row) for row in rows] for variant, rows in results.items()},
         "summary": {variant: _summary(rows) for variant, rows in results.items()},
         "data": dict(data),
-        "machine": machine(),
-        "commit": _commit(),
+        **origin,
     }
     path = Path(folder) / f"{name}.json"
     write_whole(path, (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
     return path
+
+
+def origin() -> dict[str, Any]:
+    """Where results come from: the machine, the number of processes, and the commit."""
+    return {"machine": machine(), "processes": processes.count(), "commit": _commit()}
 
 
 def machine() -> dict[str, Any]:
@@ -69,7 +76,7 @@ def machine() -> dict[str, Any]:
     described = {"processor": _processor(), "cores": os.cpu_count(), "system": platform.system()}
     if torch.cuda.is_available():
         described["accelerator"] = torch.cuda.get_device_name()
-    return described | {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}}
+    return described | {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}}
 
 
 def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
@@ -84,6 +91,13 @@ def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
         }
         for name, column in columns.items()
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _processor() -> str:

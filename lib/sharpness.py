@@ -44,7 +44,8 @@ def largest_eigenvalue(
 
     Power iteration ``v ← H v / ‖H v‖`` tends to the eigenvalue of largest modulus. If that is
     negative, or two of opposite sign are too close for v to settle, it goes on with
-    ``H + s I, s = ‖H v‖``, whose eigenvalues are not negative and in the same order.
+    ``H + s I, s = ‖H v‖``, whose eigenvalues are in the same order and, up to the error of s,
+    not negative.
 
     It stops when the residual ``‖H v − λ v‖`` is at most tolerance times ``‖H v‖``, or after this
     many iterations, shared by both rounds. λ is ``vᵀ H v``, a lower bound of the largest
@@ -89,10 +90,11 @@ def largest_eigenvalue(
             settled = residual <= tolerance * norm
             if left == 0 or (settled and (shift or value >= 0)):
                 return Eigenpair(value, residual, v)
-            if settled and not shift:  # at the negative end: begin again from elsewhere
-                shift, v = norm, start()
+            if not shift and (settled or 2 * left <= iterations):
+                shift = norm
+                # At the negative end v has lost the other one: begin again from elsewhere.
+                v = start() if value < 0 else hv + shift * v
             else:
-                shift = norm if not shift and 2 * left <= iterations else shift
                 v = hv + shift * v
     finally:
         for layer, mode in modes.items():

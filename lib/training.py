@@ -163,7 +163,7 @@ def _gradient(
     update: Update, model: nn.Module, precision: str, channels_last: bool, compile: bool
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """The update of this model, in the precision, layout and form that fit was asked for."""
-    network = torch.compile(model) if compile else model
+    network = torch.compile(model, dynamic=False) if compile else model  # the last batch is shorter
     autocast = torch.autocast(
         next(model.parameters()).device.type, torch.bfloat16, enabled=precision == "bfloat16"
     )

@@ -46,7 +46,9 @@ def wasserstein(
 
     On the line sorting solves it, in ``O(n log n)`` time (prop-sorting); elsewhere the network
     simplex, whose time grows about like n³ and whose memory like n·m (4,000 against 4,000 points:
-    0.8 GB). Relative rounding error about 1e-12.
+    0.8 GB). ``W_q^q`` is right to about 1e-15 times the largest distance to the power q. So is
+    W_q to about 1e-12, unless it is small beside that distance: equal laws whose weights differ by
+    rounding are ``1e-16^(1/q)`` times it apart, 1e-8 for q = 2 and 1e-2 for q = 8.
     Raises ValueError for q < 1 (the root of such a minimum is no metric), infinite q, bad shapes,
     empty clouds, values that are not finite, and weights that are negative or do not add up to 1;
     MemoryError for clouds whose costs do not fit in memory.
@@ -108,7 +110,8 @@ def pushed_density(
 
     density: p of ω, [n, d] -> [n]; branches: the inverses g_b of h on the pieces on which it is
     one to one and smooth, each [d] -> [d] in torch; y: [n, d], values of h. A diffeomorphism has
-    one branch, ``ω²`` has two, ``√y`` and ``−√y``.
+    one branch, ``ω²`` has two, ``√y`` and ``−√y``. Every branch counts at every y: where y is no
+    value of h on the piece of g_b, p(g_b(y)) must be 0.
     Returns [n]. Raises ValueError for a y that is not [n, d] and for no branch.
     """
     if y.dim() != 2 or not y.is_floating_point():
@@ -214,7 +217,8 @@ def _monotone(
     """The increasing coupling: mass[k] goes from x[i[k]] to y[j[k]] (slide 29, prop-sorting)."""
     order_x, order_y = x.argsort(kind="stable"), y.argsort(kind="stable")
     up_to_x, up_to_y = a[order_x].cumsum(), b[order_y].cumsum()
-    up_to_x[-1] = up_to_y[-1] = 1.0
+    up_to_x /= up_to_x[-1]  # exactly 1 at the end, and before it where the last masses are 0
+    up_to_y /= up_to_y[-1]
     levels = np.sort(np.concatenate([up_to_x, up_to_y]))  # between two of them nothing changes
     mass = np.diff(levels, prepend=0.0)
     return order_x[up_to_x.searchsorted(levels)], order_y[up_to_y.searchsorted(levels)], mass

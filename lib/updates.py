@@ -17,7 +17,8 @@ sample. Those that move the parameters, such as SAM, are in lib.flatness.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -57,26 +58,25 @@ def adversarial(
     """Adversarial training: the mean gradient at each sample's worst input (slide 23, Madry 2018).
 
     Steps iii.a and iii.b of the slide: ``η_i`` by the attack, then the gradient in x of
-    ``(1/m) Σ L(h_x(a_i + η_i), b_i)`` with the η_i held fixed. At an exact maximizer it is a
-    subgradient of the robust loss (slide 19); at another point it is a gradient of a lower bound.
+    ``(1/m) Σ L(h_x(a_i + η_i), b_i)`` with the η_i held fixed. At exact maximizers it is
+    a subgradient of the robust loss if the loss is convex in x (slide 19, thm-danskin-convex), and
+    of a weakly convex function if its gradient in x is Lipschitz (prop-weakly-convex); at other
+    points it is a gradient of a lower bound.
 
     attack: (model, a, b) -> inputs like a, for instance
     ``functools.partial(attacks.attack, ball=LInf(0.1), steps=7)``. It sees the model in
     evaluation mode, so that batch norm's statistics and dropout take no part in the search; the
     gradient is then taken in training mode.
-    generator: passed to the attack, as ``generator=``, if given; an attack without random
-    numbers needs none.
+    generator: passed to the attack, as ``generator=``, if given, on several processes a child of it
+    to each; an attack without random numbers needs none.
     Raises ValueError if the attack returns another shape than a's, or the loss another than [m].
     """
     descend = erm(loss)
 
     def update(model: nn.Module, a: Tensor, b: Tensor) -> Tensor:
-        model.eval()
-        try:
-            own = {} if generator is None else {"generator": processes.child(generator)}
+        own = {} if generator is None else {"generator": processes.child(generator)}
+        with _searched(model):
             worst = attack(model, a, b, **own)
-        finally:
-            model.train()
         if worst.shape != a.shape:
             raise ValueError(
                 f"attack must return inputs a + η {list(a.shape)}, got {list(worst.shape)}"
@@ -133,15 +133,12 @@ def danskin(
     def update(model: nn.Module, a: Tensor, b: Tensor) -> Tensor:
         f, low, high = loss_of(model, a, b, loss=loss), bounds[0] - a, bounds[1] - a
         attacked = []
-        model.eval()
-        try:
+        with _searched(model):
             for _ in range(k):
                 start = processes.drawn(ball.sample, tuple(a.shape), generator).to(a)
                 start = ball.project(start, low, high)
                 eta = pga(f, start, ball, alphas, steps, low, high, steepest=True)
                 attacked.append((a + eta).clamp(*bounds))
-        finally:
-            model.train()
         g, losses = gradients(model, attacked, b, loss, return_losses=True)
         processes.mean_([g, losses])
         trained = trained_parameters(model)
@@ -175,6 +172,22 @@ def averaged(model: nn.Module, risk: Tensor) -> Tensor:
     """Every ``.grad``, and the loss, as the mean over the processes' shares of the minibatch."""
     processes.mean_([p.grad for p in trained_parameters(model) if p.grad is not None] + [risk])
     return risk
+
+
+@contextmanager
+def _searched(model: nn.Module) -> Iterator[None]:
+    """In evaluation mode, and the parameters ask for no gradient: then in training mode again.
+
+    A compiled model's backward pass makes the gradients of all that asks for one.
+    """
+    trained = trained_parameters(model)
+    model.eval().requires_grad_(False)
+    try:
+        yield
+    finally:
+        model.train()
+        for p in trained:
+            p.requires_grad_(True)
 
 
 def trained_parameters(model: nn.Module) -> list[Tensor]:

@@ -435,7 +435,22 @@ def test_attack_works_under_no_grad_and_inference_mode():
     with torch.inference_mode():
         torch.testing.assert_close(attack(net, a, b, L2(0.3)), plain)
         assert 0 < robust_accuracy(net, a, b, L2(0.3)) < 1
+        f, zero = loss_of(net, a, b), torch.zeros_like(a)
+        assert (fgsm(f, zero, LInf(0.1)) != 0).any()
+        moved = pga(f, zero, LInf(0.1), 0.05, 3)
     assert not plain.requires_grad
+    torch.testing.assert_close(moved, pga(loss_of(net, a, b), 0 * a, LInf(0.1), 0.05, 3))
+
+
+@pytest.mark.parametrize("Ball", BALLS)
+def test_inputs_that_require_a_gradient_are_attacked_like_others(Ball):
+    net, a, b = problem()
+    plain = attack(net, a, b, Ball(0.3))
+    followed = (a.clone().requires_grad_() * 1, a.clone().requires_grad_())
+    for again in followed:
+        found = attack(net, again, b, Ball(0.3))
+        assert torch.equal(found, plain) and not found.requires_grad
+        assert robust_accuracy(net, again, b, Ball(0.3)) == robust_accuracy(net, a, b, Ball(0.3))
 
 
 def test_the_model_is_left_as_it_was_found():

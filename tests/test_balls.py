@@ -503,3 +503,11 @@ def test_a_box_that_does_not_hold_zero_is_refused(Ball, low, high):
             call(torch.ones(3, 2), low, high)
     with pytest.raises(ValueError, match="low <= 0 <= high"):
         check_box(low, high)
+
+
+@pytest.mark.parametrize("Ball", [L1, L2, LInf])
+def test_a_projection_is_a_tensor_of_its_own_even_of_points_inside(Ball):
+    v = torch.tensor([[0.1, 0.1], [0.2, 0.0]])
+    for box in ({}, {"low": -1.0, "high": 1.0}):
+        Ball(1.0).project(v, **box).add_(9)
+        assert torch.equal(v, torch.tensor([[0.1, 0.1], [0.2, 0.0]]))

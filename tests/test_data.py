@@ -6,6 +6,7 @@ import hashlib
 import importlib.machinery
 import importlib.util
 import io
+import multiprocessing
 import os
 import pickle
 import socket
@@ -443,6 +444,22 @@ def test_unpacking_into_a_link_replaces_the_link_and_not_its_target(cache):
     unpack(archive(("set/good.bin", b"good")), (File("set/good.bin", sha256(b"good")),))
     assert (cache.parent / "victim").read_text() == "untouched"
     assert (cache / "set/good.bin").read_bytes() == b"good"
+
+
+def test_several_processes_may_store_the_same_file_at_once(cache):
+    server = multiprocessing.get_context("forkserver")
+    running = [server.Process(target=store_often, args=(cache,)) for _ in range(3)]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join()
+    assert [process.exitcode for process in running] == [0, 0, 0] and names(cache) == ["x"]
+
+
+def store_often(cache):
+    for _ in range(100):
+        downloads._store(cache / "x", CONTENT)
+        assert (cache / "x").read_bytes() == CONTENT
 
 
 def test_a_full_disk_while_unpacking_is_one_clear_error_and_leaves_nothing(cache, monkeypatch):

@@ -4,16 +4,22 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
 
 from experiments import __main__ as command
+from experiments import running
 from experiments.running import RunError, run
 from lib import checkpoints, data, files, records
 
+ROOT = Path(__file__).parents[1]
 CIFAR10 = ["--network", "cnn", "--images", "60", "--tests", "30", "--epochs", "2"]
 CIFAR10 += ["--batch-size", "20"]
 ATTACKED = [*CIFAR10, "--steps", "2", "--test-steps", "2"]
@@ -134,6 +140,46 @@ def killed_in_its_third_cell(name, folder):
     command.main(arguments(name, folder))
 
 
+def test_the_seconds_of_a_cell_are_those_of_its_pieces(tmp_path, monkeypatch):
+    """The time until the last checkpoint of each piece counts, and none between the pieces."""
+    name, module = "wgan-points", import_module("experiments.wgan_points")
+    clock, checkpoint = [1000.0], tmp_path / "runs" / "wgan-points" / "clip-0.pt"
+    monkeypatch.setattr(running.time, "time", lambda: clock[0])
+    pieces = iter([(50, 40), (30, 20), (7, None)])  # seconds, and when the checkpoint was written
+
+    def measure(config, variant, seed, device, path):
+        if (variant, seed) != ("clip", 0):
+            return {"w1": 0.0}
+        begun, (seconds, kept) = clock[0], next(pieces)
+        clock[0] += seconds
+        if kept is None:
+            return {"w1": 1.0}
+        path.touch()
+        os.utime(path, (begun + kept, begun + kept))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "measure", measure)
+    for _ in range(2):
+        assert command.main(arguments(name, tmp_path, "--resume")) == 130
+        clock[0] += 10_000
+    assert checkpoint.exists() and command.main(arguments(name, tmp_path, "--resume")) == 0
+    rows = records.load(name, tmp_path / "records")["results"]["clip"]
+    assert [row["seconds"] for row in rows] == [67.0, 0.0]
+
+
+def test_sigterm_ends_a_run_like_an_interrupt(tmp_path):
+    """As torchrun sends it when another process has ended."""
+    start = [sys.executable, "-m", "experiments", *arguments("wgan-points", tmp_path)]
+    start += ["--steps", "100000"]
+    running = subprocess.Popen(start, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "runs" / "wgan-points" / "clip-0.pt").exists():
+        assert running.poll() is None
+        time.sleep(0.05)
+    running.send_signal(signal.SIGTERM)
+    assert "wgan-points: stopped; --resume goes on from here" in running.communicate()[1]
+    assert running.returncode == 130
+
+
 def test_a_run_that_is_interrupted_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     def stopped(*args):
         raise KeyboardInterrupt
@@ -185,7 +231,7 @@ def test_more_seeds_are_added_to_a_run_and_other_settings_are_refused(tmp_path, 
     "more, said",
     [
         (["--seeds", "0"], "--seeds must be >= 1, got 0"),
-        (["--device", "nowhere"], "--device nowhere is not at hand"),
+        (["--device", "nowhere"], "--device must be cpu or cuda, got nowhere"),
         (["--device", "cuda:99"], "--device cuda:99 is not at hand"),
         (["--penalty", "-1"], "penalty must be finite and >= 0, got -1"),
         (["--batch-size", "0"], "batch_size must be >= 1, got 0"),
@@ -196,6 +242,29 @@ def test_bad_settings_end_with_one_clear_line(more, said, tmp_path, capsys):
     err = [line for line in capsys.readouterr().err.splitlines() if "wgan-points: " in line]
     assert said in err[-1]
     assert records.load("wgan-points", tmp_path / "records") is None
+
+
+@pytest.mark.parametrize(
+    "name, more, said",
+    [
+        ("wgan-points", ["--penalty", "-1"], "penalty must be finite and >= 0, got -1.0"),
+        ("wgan-digits", ["--critic-steps", "0"], "critic_steps must be >= 1, got 0"),
+        ("wgan-digits", ["--lr", "nan"], "lr must be finite and >= 0, got nan"),
+        ("saliency-retina", ["--phantoms-eps", "-1"], "phantoms_eps must be finite and >= 0"),
+        ("saliency-retina", ["--pictures", "-1"], "pictures must be >= 0, got -1"),
+        ("training-mnist", ["--attack-batch", "0"], "attack_batch must be >= 1, got 0"),
+        ("attacks-mnist", ["--lr", "inf"], "lr must be finite and >= 0, got inf"),
+        ("training-cifar10", ["--eps", "-0.1"], "eps must be finite and >= 0, got -0.1"),
+        ("speed", ["--matrix", "0"], "matrix must be >= 1, got 0"),
+        ("rates", ["--repeats", "0"], "repeats=0"),
+    ],
+)
+def test_settings_out_of_range_are_refused_before_anything_is_written(
+    name, more, said, tmp_path, capsys
+):
+    assert command.main(arguments(name, tmp_path, *more)) == 1
+    assert said in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
 
 
 def test_unknown_names_and_options_end_with_the_usage(capsys):

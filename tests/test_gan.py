@@ -235,7 +235,7 @@ def test_normalizing_spectrally_twice_is_once():
 
 def test_a_critic_with_another_parametrization_is_normalized_too():
     critic = point_critic(2, (8,), seed=2)
-    torch.nn.utils.parametrizations.weight_norm(critic[0])
+    torch.nn.utils.parametrizations.weight_norm(critic[-1])
     real = points.eight_gaussians(50, torch.Generator().manual_seed(0))
     settings = {"steps": 2, "batch_size": 16, "evaluate_every": 0, "progress": False}
     train_wgan(point_generator(2, 2, (8,)), critic, real, gaussian(2), "spectral", **settings)
@@ -484,7 +484,8 @@ def test_the_divergence_agrees_with_scipy_is_symmetric_and_at_most_log_2(p, rand
     q = random.sample(p, len(p))
     p, q = np.array(p) / sum(p), np.array(q) / sum(q)
     value = js_divergence(p, q)
-    assert value == pytest.approx(jensenshannon(p, q) ** 2, abs=1e-12)
+    with np.errstate(invalid="ignore"):  # of equal ones, scipy may take the root of -1e-17
+        assert value == pytest.approx(np.nan_to_num(jensenshannon(p, q)) ** 2, abs=1e-12)
     assert value == pytest.approx(js_divergence(torch.as_tensor(q), torch.as_tensor(p)), abs=1e-15)
     assert 0 <= value <= math.log(2) + 1e-12
 

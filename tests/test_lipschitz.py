@@ -200,6 +200,7 @@ def test_the_bound_counts_steep_activations_and_refuses_unknown_layers():
     assert lipschitz_bound(nn.Sequential(layer, nn.Sigmoid())) == pytest.approx(norm / 4)
     assert lipschitz_bound(nn.Sequential(layer, nn.LeakyReLU(3.0))) == pytest.approx(3 * norm)
     assert lipschitz_bound(nn.Sequential(nn.ELU(2.0), layer)) == pytest.approx(2 * norm)
+    assert lipschitz_bound(nn.Sequential(nn.ELU(-3.0), layer)) == pytest.approx(3 * norm)
     with pytest.raises(ValueError, match="no bound is known for BatchNorm1d"):
         lipschitz_bound(nn.Sequential(nn.BatchNorm1d(3), layer))
     with pytest.raises(ValueError, match="give input_shape"):
@@ -316,6 +317,18 @@ def test_spectral_normalization_follows_a_moving_weight_in_training_mode_only():
     fresh = normalize_spectrally_(nn.Sequential(nn.Linear(6, 4)))
     fresh.load_state_dict(state)
     assert torch.equal(fresh.eval()[0].weight, net.eval()[0].weight)
+
+
+@pytest.mark.parametrize("image", [(8, 8), (28, 28)])
+def test_layers_of_zeros_have_norm_zero_and_stay_what_they_are(image):
+    assert spectral_norm(torch.zeros(2, 1, 3, 3), image) == 0 == spectral_norm(torch.zeros(3, 2))
+    net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Flatten(), nn.Linear(2 * 8 * 8, 1))
+    for layer in (net[0], net[2]):
+        nn.init.zeros_(layer.weight)
+    normalize_spectrally_(net, (1, 8, 8))
+    net(torch.ones(1, 1, 8, 8)).sum().backward()
+    assert torch.isfinite(net(torch.ones(1, 1, 8, 8))).all()
+    assert torch.isfinite(net[2].parametrizations.weight.original.grad).all()
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from experiments import training_mnist
 from lib import attacks, fairness, models, points, processes
 from lib.balls import LInf
 from lib.data import Images
@@ -26,6 +27,7 @@ ATTACK = partial(attacks.attack, ball=LInf(0.1), steps=2)
 UPDATES = {
     "erm": erm,
     "adversarial": partial(adversarial, ATTACK),
+    "random starts": partial(training_mnist.pgd_training, training_mnist.Config(steps=2), 0.1, 5),
     "danskin": partial(danskin, LInf(0.1), k=3, steps=2),
     "sharpness aware": partial(sharpness_aware, 0.05),
     "sharpness aware, each sample": partial(sharpness_aware, 0.05, per_sample=True),

@@ -13,7 +13,9 @@ RESULTS = {"a": [{"seed": 0, "w1": 0.5, "found": 8}, {"seed": 1, "w1": 0.25, "fo
 
 
 def test_what_is_saved_is_loaded_with_its_summary(tmp_path):
-    path = records.save("some-run", {"steps": 3}, RESULTS, {"a.gz": "0f"}, tmp_path / "new")
+    path = records.save(
+        "some-run", {"steps": 3}, RESULTS, {"a.gz": "0f"}, records.origin(), tmp_path / "new"
+    )
     assert [file.name for file in path.parent.iterdir()] == ["some-run.json"]
     record = records.load("some-run", tmp_path / "new")
     assert record["results"] == RESULTS and record["settings"] == {"steps": 3}
@@ -24,7 +26,13 @@ def test_what_is_saved_is_loaded_with_its_summary(tmp_path):
     }
     assert "seed" not in record["summary"]["a"]
     assert {"processor", "cores", "python", "torch"} <= record["machine"].keys()
-    assert record["commit"]
+    assert record["commit"] and record["processes"] == 1
+
+
+def test_a_package_that_is_missing_is_said_to_be_so(monkeypatch):
+    monkeypatch.setattr(records, "PACKAGES", ("torch", "no-such-package"))
+    machine = records.machine()
+    assert machine["no-such-package"] == "not installed" and machine["torch"]
 
 
 def test_what_was_not_measured_is_none(tmp_path):
@@ -33,11 +41,11 @@ def test_what_was_not_measured_is_none(tmp_path):
 
 def test_nothing_is_left_where_a_record_cannot_be_written(tmp_path):
     with pytest.raises(ValueError, match="at least one variant"):
-        records.save("x", {}, {}, {}, tmp_path)
+        records.save("x", {}, {}, {}, {}, tmp_path)
     with pytest.raises(ValueError, match="at least one variant"):
-        records.save("x", {}, {"a": []}, {}, tmp_path)
+        records.save("x", {}, {"a": []}, {}, {}, tmp_path)
     with pytest.raises(ValueError, match="not JSON compliant"):
-        records.save("x", {}, {"a": [{"seed": 0, "w1": float("nan")}]}, {}, tmp_path)
+        records.save("x", {}, {"a": [{"seed": 0, "w1": float("nan")}]}, {}, {}, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -47,7 +55,9 @@ def test_every_record_is_whole_and_its_summary_follows_from_its_results(path, tm
     module = import_module(f"experiments.{command.MODULES[path.stem]}")
     assert record["data"] == module.Config().checksums()
     assert record["name"] == path.stem and path.stem in command.MODULES
-    records.save(path.stem, record["settings"], record["results"], record["data"], tmp_path)
+    records.save(
+        path.stem, record["settings"], record["results"], record["data"], records.origin(), tmp_path
+    )
     again = records.load(path.stem, tmp_path)
     assert again["summary"] == record["summary"]
     assert record.keys() == again.keys() and record["machine"].keys() >= {"processor", "torch"}

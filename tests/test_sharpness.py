@@ -129,6 +129,15 @@ def test_largest_means_algebraically_largest(eigenvalues, right, seed):
     assert residual <= 1.01e-5 * abs(right) + 1e-15
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_a_first_round_that_does_not_settle_at_the_negative_end_does_not_hide_the_top(seed):
+    model, data = Quadratic(rotated([0.3, -0.98, -1.0], seed)), images(3)
+    generator = torch.Generator().manual_seed(seed)
+    settings = {"tolerance": 1e-4, "iterations": 200, "generator": generator}
+    value, _, _ = largest_eigenvalue(model, data, loss=model.loss, **settings)
+    assert value == pytest.approx(0.3, abs=1e-6)
+
+
 def test_a_loss_linear_in_the_parameters_has_the_eigenvalue_zero():
     model = Quadratic(np.eye(2))
     assert largest_eigenvalue(model, images(3), loss=lambda h, b: h.sum(1))[:2] == (0, 0)

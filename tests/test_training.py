@@ -480,7 +480,7 @@ def test_channels_last_changes_the_layout_of_kernels_and_images_and_little_else(
 def test_compile_hands_the_update_a_compiled_model_that_shares_the_weights(monkeypatch):
     """With the backend "eager": torch.compile's own capture, but no C++ compiler."""
     compiled, plain, seen, real = small_model(), small_model(), [], torch.compile
-    monkeypatch.setattr(torch, "compile", lambda model: real(model, backend="eager"))
+    monkeypatch.setattr(torch, "compile", partial(real, backend="eager"))
 
     def spy(model, a, b):
         seen.append(model)

@@ -68,6 +68,21 @@ def test_on_the_line_sorting_gives_the_network_simplexs_value(seed, q):
         )
 
 
+@pytest.mark.parametrize("seed", range(50))
+def test_on_the_line_points_of_mass_zero_at_the_end_get_nothing(seed):
+    rng = np.random.default_rng(seed)
+    x, y = np.sort(rng.normal(size=(2, 20, 1)), axis=1)
+    a, b = np.zeros((2, 20))
+    a[:17], b[:18] = rng.dirichlet(np.ones(17)), rng.dirichlet(np.ones(18))
+    value, plan = wasserstein(x, y, x_weights=a, y_weights=b, plan=True)
+    np.testing.assert_allclose(plan.sum(1), a, atol=1e-15)
+    np.testing.assert_allclose(plan.sum(0), b, atol=1e-15)
+    assert plan[17:].max() == plan[:, 18:].max() == 0
+    assert value == pytest.approx(scipy.stats.wasserstein_distance(x[:, 0], y[:, 0], a, b))
+    x, y = np.r_[x[:17], [[1000.0]]], np.r_[x[:17], [[-1000.0]]]
+    assert wasserstein(x, y, q=4, x_weights=a[:18], y_weights=a[:18]) == 0
+
+
 def test_on_the_line_w1_is_scipys():
     x, y, a, b = clouds(3, 50, 20, 1)
     expected = scipy.stats.wasserstein_distance(x[:, 0], y[:, 0], a, b)

@@ -743,3 +743,27 @@ def test_in_bfloat16_the_second_gradient_is_taken_at_the_moved_weights(moved):
                 losses.append(float(update(models.mlp((1, 8, 8), (32,)), a, b)))
         rises.append(losses[1] - losses[0])
     assert rises[0] > 0.1 and rises[1] == pytest.approx(rises[0], rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        adversarial(partial(attack, ball=LInf(0.1), steps=2)),
+        danskin(LInf(0.1), k=2, steps=2),
+    ],
+    ids=["adversarial", "danskin"],
+)
+def test_no_parameter_asks_for_a_gradient_while_the_attack_searches(update):
+    """A compiled backward pass would make it at every step of the attack."""
+    model = models.mlp((1, 4, 4), (8,), 3, mean=0.5, std=0.3)
+    model[-1].bias.requires_grad_(False)
+    seen = set()
+
+    def look(*_):
+        seen.add((model.training, *(p.requires_grad for p in model.parameters())))
+
+    model.register_forward_hook(look)
+    a, b = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 3
+    update(model.train(), a, b)
+    assert seen == {(False, False, False, False, False), (True, True, True, True, False)}
+    assert [p.requires_grad for p in model.parameters()] == [True, True, True, False]

@@ -50,6 +50,8 @@ def shown(record, columns=None):
     seconds = sum(row["seconds"] for rows in record["results"].values() for row in rows)
     seeds, device = settings.pop("seeds"), settings.pop("device")
     where = machine["accelerator"] if device != "cpu" else f"{machine['processor']}, one thread"
+    if record["processes"] > 1:
+        where += f" in each of {record['processes']} processes"
     said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items())
     over = f"Mean ± standard deviation over {seeds} seeds." if seeds > 1 else "One seed."
     versions = f"Python {machine['python']}, PyTorch {machine['torch']}"
