@@ -18,7 +18,7 @@ import torch
 
 from experiments.running import Row, Settings
 from lib import checkpoints, processes
-from lib.transport import BYTES, wasserstein
+from lib.transport import ASSIGNMENT_BYTES, BYTES, wasserstein
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,21 +29,24 @@ class Config(Settings):
     """Dimensions p of the cubes."""
     smallest: int = 64
     """The smallest sample; the next ones have twice as many points each."""
-    largest: tuple[int, ...] = (16_384, 4096, 4096, 4096, 4096, 4096, 4096)
-    """The largest sample for each dimension, or one number for all. From p = 2 on, 16384 points
-    take minutes and 13 GB a pair."""
+    largest: tuple[int, ...] = (16_384,)
+    """The largest sample for each dimension, or one number for all. Of 16384 points a pair takes
+    minutes from p = 2 on, and 13 GB for p = 2."""
     repeats: tuple[int, ...] = (400, 8, 4, 4, 4, 4, 4)
     """Pairs of samples of each size for each dimension, or one number for all."""
+    few: int = 8192
+    """From this size on, and from p = 2 on, one pair of each size."""
 
 
 def cells(config: Config) -> Iterator[tuple[str, int]]:
     """Every dimension for every seed; ValueError for sizes that make no sense or do not fit."""
     for p in config.dimensions:
-        sizes, _ = _plan(config, p)
-        needed, free = BYTES * sizes[-1] ** 2, psutil.virtual_memory().available
+        largest = max(_plan(config, p))
+        each = ASSIGNMENT_BYTES if p > 2 else BYTES
+        needed, free = each * largest**2, psutil.virtual_memory().available
         if p > 1 and needed > free:
             raise ValueError(
-                f"largest={sizes[-1]} in {p} dimensions needs {needed / 1e9:.1f} GB, "
+                f"largest={largest} in {p} dimensions needs {needed / 1e9:.1f} GB, "
                 f"{free / 1e9:.1f} GB are free: take a smaller one"
             )
     for seed in range(config.seeds):
@@ -54,11 +57,11 @@ def cells(config: Config) -> Iterator[tuple[str, int]]:
 def measure(config: Config, variant: str, seed: int, device: torch.device, checkpoint: Path) -> Row:
     """One dimension: the mean distance at each size, its deviation, and the slope."""
     p = int(variant.removeprefix("dimension-"))
-    sizes, repeats = _plan(config, p)
+    plan = _plan(config, p)
     # Each pair has a random stream of its own, so that the distances found so far can be kept.
     found = checkpoints.load(checkpoint) if checkpoint.exists() else {}
     processes.wait()
-    for n in sizes:
+    for n, repeats in plan.items():
         for repeat in range(repeats):
             key = f"{n}-{repeat}"
             if key not in found:
@@ -66,19 +69,19 @@ def measure(config: Config, variant: str, seed: int, device: torch.device, check
                 found[key] = wasserstein(*rng.random((2, n, p)))
         if processes.rank() == 0:
             checkpoints.save(checkpoint, found)
-    w1 = [[found[f"{n}-{repeat}"] for repeat in range(repeats)] for n in sizes]
+    w1 = [[found[f"{n}-{i}"] for i in range(repeats)] for n, repeats in plan.items()]
     mean = [fmean(distances) for distances in w1]
-    slope, _ = np.polyfit(np.log(sizes), np.log(mean), 1)
+    slope, _ = np.polyfit(np.log(list(plan)), np.log(mean), 1)
     return {
-        "n": sizes,
+        "n": list(plan),
         "w1": mean,
-        "deviation": [stdev(distances) if repeats > 1 else 0.0 for distances in w1],
+        "deviation": [stdev(distances) if len(distances) > 1 else 0.0 for distances in w1],
         "slope": float(slope),
     }
 
 
-def _plan(config: Config, p: int) -> tuple[list[int], int]:
-    """The sizes of this dimension and the repeats, or ValueError."""
+def _plan(config: Config, p: int) -> dict[int, int]:
+    """The sizes of this dimension with the pairs of each, or ValueError."""
     places = len(config.dimensions)
     if not places or len(set(config.dimensions)) < places or min(config.dimensions) < 1:
         raise ValueError(f"dimensions must be >= 1 and differ, got {config.dimensions}")
@@ -97,4 +100,5 @@ def _plan(config: Config, p: int) -> tuple[list[int], int]:
             f"smallest={config.smallest}, largest={largest}, repeats={repeats}"
         )
     doublings = (largest // config.smallest).bit_length()
-    return [config.smallest << k for k in range(doublings)], repeats
+    sizes = [config.smallest << k for k in range(doublings)]
+    return {n: repeats if p == 1 or n < config.few else 1 for n in sizes}

@@ -7,8 +7,8 @@
 
 A cloud is [n, d], n points in R^d, or [n] for points on the line; numpy arrays and torch tensors
 are both taken. Everything is computed in float64 on the CPU, whatever comes in. W_q is the
-distance and never its q-th power. The linear program is POT's network simplex (Flamary et al.,
-2021; Bonneel et al., 2011), run until it is optimal.
+distance and never its q-th power. The linear program is solved by POT's network simplex (Flamary
+et al., 2021; Bonneel et al., 2011), run until it is optimal, or as an assignment by SciPy.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from typing import NamedTuple
 import numpy as np
 import psutil
 import torch
+from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
 Cloud = Tensor | np.ndarray
 METRICS = ("euclidean", "cityblock", "chebyshev")  # on the line they are the same
-BYTES = 48  # of memory for each pair of points: costs, plan, and the solver's copies and network
+# Of memory for each pair of points: costs, plan, and the solver's copies and network.
+BYTES, ASSIGNMENT_BYTES = 48, 24
 
 
 def wasserstein(
@@ -44,8 +46,10 @@ def wasserstein(
     metric: d, the "euclidean", "cityblock" (ℓ1) or "chebyshev" (ℓ∞) distance.
     plan: also return an optimal π, as an array or tensor like x, float64.
 
-    On the line sorting solves it, in ``O(n log n)`` time (prop-sorting); elsewhere the network
-    simplex, whose time grows about like n³ and whose memory like n·m (4,000 against 4,000 points:
+    On the line sorting solves it, in ``O(n log n)`` time (prop-sorting). Two samples of one size in
+    three or more dimensions are an assignment, solved by Jonker and Volgenant's algorithm; all
+    else is left to the network simplex, which is quicker in the plane. The time of both grows
+    about like n³, their memory like n·m (4,000 against 4,000 points with the simplex:
     0.8 GB). ``W_q^q`` is right to about 1e-15 times the largest distance to the power q. So is
     W_q to about 1e-12, unless it is small beside that distance: equal laws whose weights differ by
     rounding are ``1e-16^(1/q)`` times it apart, 1e-8 for q = 2 and 1e-2 for q = 8.
@@ -68,6 +72,13 @@ def wasserstein(
             _check_memory(len(a), len(b))
             coupling = np.zeros((len(a), len(b)))
             np.add.at(coupling, (i, j), mass)
+    elif equal and len(a) == len(b) and points_x.shape[1] > 2:
+        cost, scale = _cost(points_x, points_y, q, metric, ASSIGNMENT_BYTES)
+        i, j = linear_sum_assignment(cost)
+        value = scale * float(cost[i, j].mean()) ** (1 / q)
+        if plan:
+            coupling = np.zeros_like(cost)
+            coupling[i, j] = 1 / len(a)
     else:
         cost, scale = _cost(points_x, points_y, q, metric)
         coupling, found = _simplex(a, b, cost)
@@ -224,9 +235,11 @@ def _monotone(
     return order_x[up_to_x.searchsorted(levels)], order_y[up_to_y.searchsorted(levels)], mass
 
 
-def _cost(x: np.ndarray, y: np.ndarray, q: float, metric: str) -> tuple[np.ndarray, float]:
+def _cost(
+    x: np.ndarray, y: np.ndarray, q: float, metric: str, each: int | None = None
+) -> tuple[np.ndarray, float]:
     """``(d(x_i, y_j) / scale)^q`` [n, m], and the scale, the largest distance."""
-    _check_memory(len(x), len(y))
+    _check_memory(len(x), len(y), each)
     distance = cdist(x, y, metric)
     scale = float(distance.max()) or 1.0
     distance /= scale
@@ -244,9 +257,9 @@ def _simplex(a: np.ndarray, b: np.ndarray, cost: np.ndarray) -> tuple[np.ndarray
     return coupling, found
 
 
-def _check_memory(n: int, m: int) -> None:
-    """MemoryError, with sizes, if n against m points cannot fit."""
-    needed, free = n * m * BYTES, psutil.virtual_memory().available
+def _check_memory(n: int, m: int, each: int | None = None) -> None:
+    """MemoryError, with sizes, if n against m points cannot fit, with so many bytes a pair."""
+    needed, free = n * m * (each or BYTES), psutil.virtual_memory().available
     if needed > free:
         raise MemoryError(
             f"{n} against {m} points need about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are "

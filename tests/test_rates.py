@@ -56,8 +56,10 @@ def test_one_number_holds_for_all_dimensions_and_several_for_one_each():
         config = rates.Config(dimensions=(1, 3), smallest=4, **settings)
         return [rates._plan(config, p) for p in config.dimensions]
 
-    assert sizes(largest=(16,), repeats=(2,)) == [([4, 8, 16], 2)] * 2
-    assert sizes(largest=(33, 8), repeats=(5, 6)) == [([4, 8, 16, 32], 5), ([4, 8], 6)]
+    assert sizes(largest=(16,), repeats=(2,)) == [{4: 2, 8: 2, 16: 2}] * 2
+    assert sizes(largest=(33, 8), repeats=(5, 6)) == [{4: 5, 8: 5, 16: 5, 32: 5}, {4: 6, 8: 6}]
+    many, one = sizes(largest=(32,), repeats=(5, 6), few=16)  # few pairs of many points
+    assert many == {4: 5, 8: 5, 16: 5, 32: 5} and one == {4: 6, 8: 6, 16: 1, 32: 1}
 
 
 @pytest.mark.parametrize(

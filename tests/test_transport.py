@@ -46,6 +46,22 @@ def test_wasserstein_is_the_linear_programs_value_by_another_solver(seed, d, q, 
     assert wasserstein(x, y, q, a, b, metric) == pytest.approx(expected, rel=1e-8)
 
 
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("q", [1, 2, 3.5])
+@pytest.mark.parametrize("seed, d", [(0, 3), (1, 5), (2, 2)])
+def test_two_samples_of_one_size_agree_with_the_linear_program_too(seed, d, q, metric):
+    x, y, *_ = clouds(seed, 8, 8, d)
+    equal = np.full(8, 1 / 8)
+    value, plan = wasserstein(x, y, q, metric=metric, plan=True)
+    assert value == pytest.approx(by_linprog(x, y, equal, equal, q, metric), rel=1e-8)
+    assert value == wasserstein(x, y, q, metric=metric)
+    assert value == pytest.approx(wasserstein(x, y, q, equal, equal, metric), rel=1e-12)
+    np.testing.assert_allclose(plan.sum(0), equal, atol=1e-15)
+    np.testing.assert_allclose(plan.sum(1), equal, atol=1e-15)
+    assert (plan * cdist(x, y, metric) ** q).sum() ** (1 / q) == pytest.approx(value, rel=1e-12)
+    assert wasserstein(x, x[::-1], q, metric=metric) == 0
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("q", [1, 2])
 def test_on_the_line_sorting_gives_the_network_simplexs_value(seed, q):
@@ -247,6 +263,9 @@ def test_clouds_that_cannot_fit_in_memory_are_refused_with_the_size(call, monkey
     monkeypatch.setattr(transport, "BYTES", 10**18)
     with pytest.raises(MemoryError, match=r"3 against 4 points need about .* GB"):
         call(X, Y)
+    monkeypatch.setattr(transport, "ASSIGNMENT_BYTES", 10**18)
+    with pytest.raises(MemoryError, match=r"2 against 2 points need about .* GB"):
+        wasserstein(np.zeros((2, 3)), np.ones((2, 3)))
 
 
 def test_other_errors():
