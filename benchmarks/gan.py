@@ -1,6 +1,6 @@
 """Generator steps a second with the gradient penalty: lib.gan against a plain loop (slide 40).
 
-    python -m benchmarks.gan
+    python benchmarks/gan.py
 
 One thread, one process, the two in turn; CPU time, medians over the rounds. The plain loop passes
 real, fake and interpolated points through the critic one after the other, differentiates twice by
@@ -12,9 +12,13 @@ generator step.
 from __future__ import annotations
 
 import statistics
+import sys
 import time
+from pathlib import Path
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from experiments.speed import CRITIC_STEPS, PENALTY, plain_wgan
 from lib.gan import train_wgan
