@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from types import FunctionType
 
 import numpy as np
 import torch
@@ -61,6 +62,25 @@ def check(
     print(f"Not yet: case {first + 1} of {len(cases)}, {inputs}: {wrong[first]}.")
 
 
+def sealed(check: Callable) -> Callable:
+    """A check with the names of its notebook as they are now: what a reader defines later under the
+    name of one of its helpers, even the answer itself, does not change it. A decorator.
+    """
+    names = dict(check.__globals__)
+
+    def copy_of(function: FunctionType) -> FunctionType:
+        new = FunctionType(
+            function.__code__, names, function.__name__, function.__defaults__, function.__closure__
+        )
+        new.__kwdefaults__ = function.__kwdefaults__
+        return new
+
+    for name, value in check.__globals__.items():
+        if isinstance(value, FunctionType) and value.__globals__ is check.__globals__:
+            names[name] = copy_of(value)
+    return copy_of(check)
+
+
 def _call(function: Callable, case: tuple) -> object:
     return _plain(function(*copy.deepcopy(case)))
 
@@ -89,6 +109,8 @@ def _difference(x: object, y: object, tolerance: float) -> str:
     if isinstance(x, Exception):
         line = str(x).partition("\n")[0]
         return f"the function raised {type(x).__name__}: {line}".rstrip(".: ")
+    if isinstance(x, tuple) and isinstance(y, np.ndarray):
+        x = _stacked(x, y)
     if _kind(x) != _kind(y) or not isinstance(y, tuple | np.ndarray):
         return f"got {_kind(x)}, expected {_kind(y)}"
     if isinstance(y, tuple):
@@ -103,6 +125,15 @@ def _difference(x: object, y: object, tolerance: float) -> str:
         where, x, y = f" at {list(index)}", x[index], y[index]
     digits = next((d for d in (4, 8) if _show(x, d) != _show(y, d)), 17)
     return f"got {_show(x, digits)}{where}, expected {_show(y, digits)}"
+
+
+def _stacked(x: tuple, y: np.ndarray) -> object:
+    """x, the numbers of a list or tuple, as one array if it has the shape of y; else x."""
+    try:
+        array = np.array(x)
+    except ValueError:  # parts of different shapes
+        return x
+    return array if array.shape == y.shape and array.dtype.kind in "biuf" else x
 
 
 def _show(x: object, digits: int = 4) -> str:

@@ -14,7 +14,7 @@ CHECKED = [entry for entry in ENTRIES if "check" in entry]
 
 REQUIRED = {"id", "slide", "kind", "written", "right", "why", "where"}
 OPTIONAL = {"also", "check"}
-KINDS = {"wrong", "assumption", "overstatement", "notation", "typo"}
+KINDS = {"wrong", "assumption", "overstatement", "notation", "typo", "remark"}
 PROVED = {"wrong", "assumption", "overstatement"}  # these must come with a check
 
 

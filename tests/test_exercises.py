@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lib import exercises
 from lib.exercises import check
 
 
@@ -237,3 +238,33 @@ def test_an_error_in_the_right_function_or_a_slip_is_the_authors_and_is_raised()
         check(None, lambda: 1 / 0, [()])
     with pytest.raises(ZeroDivisionError):
         check(None, lambda: 1, [()], slips={"a slip": lambda: 1 / 0})
+
+
+def test_a_sealed_check_keeps_its_helpers_when_the_reader_takes_their_names(capsys):
+    page = {"exercises": exercises}
+    exec(
+        "def price(k):\n    return k**2\n"
+        "def twice(k):\n    return 2 * price(k)\n"
+        "@exercises.sealed\n"
+        "def check_price(answer, cases=((2.0,), (3.0,))):\n"
+        "    exercises.check(answer, price, list(cases), slips={'halve it.': twice})",
+        page,
+    )
+    for line in ("def price(k): return k + 1", "def twice(k): return 0"):
+        exec(line, page)
+    page["check_price"](page["price"])
+    assert capsys.readouterr().out.startswith("Not yet: case 1 of 2")
+    page["check_price"](lambda k: 2 * k**2)
+    assert capsys.readouterr().out == "Not yet: halve it.\n"
+    page["check_price"](lambda k: k * k)
+    assert capsys.readouterr().out.startswith("Right")
+
+
+@pytest.mark.parametrize("answer", [lambda n: [1.0, 2.0], lambda n: (1, 2)])
+def test_numbers_in_a_list_or_tuple_count_as_an_array_of_them(answer, capsys):
+    exercises.check(answer, lambda n: np.array([1.0, 2.0]), [(2,)])
+    assert capsys.readouterr().out.startswith("Right")
+    exercises.check(answer, lambda n: np.array([[1.0, 2.0]]), [(2,)])
+    assert "got a tuple of 2, expected numbers of shape [1, 2]" in capsys.readouterr().out
+    exercises.check(lambda n: [[1.0], 2.0], lambda n: np.array([1.0, 2.0]), [(2,)])
+    assert "got a tuple of 2" in capsys.readouterr().out

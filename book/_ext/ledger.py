@@ -19,6 +19,7 @@ KINDS = {
     "overstatement": "says more than holds",
     "notation": "notation",
     "typo": "slip of the pen",
+    "remark": "a remark, not a mistake",
 }
 
 
