@@ -110,10 +110,17 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """The commit that is checked out, marked if files differ from it."""
-    asked = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    """The commit that is checked out, marked if other files than records differ from it."""
     try:
-        said = subprocess.run(asked, cwd=FOLDER.parent, capture_output=True, text=True, check=True)
+        commit = _git("describe", "--always", "--abbrev=12")
+        others = ("--", ":/", f":(exclude,top)experiments/{FOLDER.name}")
+        changed = _git("status", "--porcelain", "--untracked-files=no", *others)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(*arguments: str) -> str:
+    asked = ["git", *arguments]
+    said = subprocess.run(asked, cwd=FOLDER.parent, capture_output=True, text=True, check=True)
     return said.stdout.strip()

@@ -1,7 +1,9 @@
 """lib.records: what is kept, and that every record in the project is whole."""
 
 import json
+import re
 import statistics
+import subprocess
 from importlib import import_module
 
 import pytest
@@ -61,3 +63,22 @@ def test_every_record_is_whole_and_its_summary_follows_from_its_results(path, tm
     again = records.load(path.stem, tmp_path)
     assert again["summary"] == record["summary"]
     assert record.keys() == again.keys() and record["machine"].keys() >= {"processor", "torch"}
+
+
+def test_a_commit_is_dirty_if_other_files_than_records_differ(tmp_path, monkeypatch):
+    folder = tmp_path / "experiments" / "records"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(records, "FOLDER", folder)
+    assert records._commit() == "unknown"
+    for file in (folder / "a.json", tmp_path / "code.py"):
+        file.write_text("1")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"]):
+        subprocess.run([*git, *arguments], check=True)
+    clean = records._commit()
+    assert re.fullmatch("[0-9a-f]{12}", clean)
+    (folder / "a.json").write_text("2")
+    (tmp_path / "new.txt").write_text("not tracked")
+    assert records._commit() == clean
+    (tmp_path / "code.py").write_text("2")
+    assert records._commit() == f"{clean}-dirty"
