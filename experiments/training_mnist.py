@@ -3,7 +3,7 @@
 "clean_accuracy" and "robust_accuracy" are of the test digits; the latter is the share that no
 point of PGD-40 with 10 restarts misclassifies. "by_radius" is the same for other radii, with fewer
 restarts: robust accuracy against ε as in chapter 5. PGD training that begins at ε = 0.3 can stay at
-chance for good; so the radius rises over the first epochs.
+chance for good; so the radius rises from 0, with every minibatch of the first epochs.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from math import ceil
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.optim.lr_scheduler import OneCycleLR
 
 from experiments.running import Row, Settings
 from lib import data, processes
@@ -24,7 +25,6 @@ from lib.attacks import robust_accuracy
 from lib.balls import Ball, LInf
 from lib.models import cnn
 from lib.training import accuracy, adversarial, erm, fit
-from lib.updates import Update
 
 UPDATES = ("erm", "pgd")
 
@@ -36,14 +36,14 @@ class Config(Settings):
     datasets = ("mnist",)
     eps: float = 0.3
     """Radius of the l-infinity ball, in training and in the attack."""
-    warmup: int = 2
-    """Epochs before the others, at radii that rise evenly to eps."""
-    epochs: int = 20
-    """Epochs at eps; ERM trains for as many and the warm-up's."""
+    epochs: int = 15
+    """Epochs of either training."""
+    rise: float = 0.2
+    """Share of the minibatches over which the radius and the learning rate rise."""
     batch_size: int = 100
     """Digits in a minibatch."""
     lr: float = 3e-3
-    """Adam's learning rate, which falls to 0 along a cosine after the warm-up."""
+    """The largest learning rate of Adam, which then falls along a cosine (Smith's one cycle)."""
     steps: int = 7
     """Steps of PGD in training."""
     step_size: float = 0.25
@@ -66,7 +66,9 @@ class Config(Settings):
 
 def cells(config: Config) -> Iterator[tuple[str, int]]:
     """Both trainings for every seed; ValueError for settings out of range."""
-    config.check("warmup")
+    config.check()
+    if not 0 < config.rise < 1:
+        raise ValueError(f"rise must be between 0 and 1, got {config.rise}")
     for radius in (config.eps, *config.radii):
         LInf(radius)
     for seed in range(config.seeds):
@@ -78,26 +80,27 @@ def measure(config: Config, variant: str, seed: int, device: torch.device, check
     """Train one network, with ERM or with PGD, and attack it."""
     model = cnn(mean=0.0, std=1.0, seed=seed)  # of pixels as they are
     train = data.mnist("train")[: config.train_images]
-    shares = [i / (config.warmup + 1) for i in range(1, config.warmup + 1)]
-    stages = [(share * config.eps, 1) for share in shares] + [(config.eps, config.epochs)]
-    losses = []
-    for i, (radius, epochs) in enumerate(stages):
-        last = i == len(stages) - 1
-        history = fit(
-            model,
-            train,
-            erm() if variant == "erm" else pgd_training(config, radius, seed + 100 * i),
-            epochs=epochs,
-            batch_size=config.batch_size,
-            lr=config.lr,
-            schedule=partial(CosineAnnealingLR, T_max=epochs) if last else None,
-            seed=seed + 100 * i,
-            evaluate=lambda model: {},
-            checkpoint=checkpoint if last else checkpoint.with_suffix(f".warmup{i}.pt"),
-            device=device,
-            progress=False,
-        )
-        losses += history["loss"]
+    steps = config.epochs * ceil(len(train) / config.batch_size)
+    history = fit(
+        model,
+        train,
+        erm() if variant == "erm" else PGDTraining(config, ceil(config.rise * steps), seed),
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        schedule=partial(
+            OneCycleLR,
+            max_lr=config.lr,
+            total_steps=steps,
+            pct_start=config.rise,
+            cycle_momentum=False,
+        ),
+        schedule_each="minibatch",
+        seed=seed,
+        evaluate=lambda model: {},
+        checkpoint=checkpoint,
+        device=device,
+        progress=False,
+    )
     test = data.mnist("test")[: config.images].to(device)
     attacked = partial(
         robust_accuracy,
@@ -111,17 +114,37 @@ def measure(config: Config, variant: str, seed: int, device: torch.device, check
         "clean_accuracy": accuracy(model, test),
         "robust_accuracy": attacked(LInf(config.eps), restarts=config.restarts),
         "by_radius": [attacked(LInf(r), restarts=config.curve_restarts) for r in config.radii],
-        "losses": losses,
+        "losses": history["loss"],
     }
 
 
-def pgd_training(config: Config, radius: float, seed: int) -> Update:
-    """Adversarial training at this radius; its starts are drawn from the seed."""
-    generator = torch.Generator().manual_seed(seed)
-    settings = {"step_size": config.step_size * radius, "steps": config.steps}
-    update = adversarial(partial(pgd, ball=LInf(radius), **settings, generator=generator))
-    update.generators = (generator,)
-    return update
+class PGDTraining:
+    """Adversarial training by PGD, at a radius that rises to eps over the first steps.
+
+    Step t has the radius ``eps min(1, t / rising)``; starts are drawn from the seed.
+    """
+
+    def __init__(self, config: Config, rising: int, seed: int) -> None:
+        self.config, self.rising, self.t = config, rising, 0
+        self.generators = (torch.Generator().manual_seed(seed),)
+
+    def __call__(self, model: nn.Module, a: Tensor, b: Tensor) -> Tensor:
+        self.t += 1
+        radius = self.config.eps * min(1.0, self.t / self.rising)
+        attack = partial(
+            pgd,
+            ball=LInf(radius),
+            step_size=self.config.step_size * radius,
+            steps=self.config.steps,
+            generator=self.generators[0],
+        )
+        return adversarial(attack)(model, a, b)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"t": self.t}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.t = state["t"]
 
 
 def pgd(

@@ -62,6 +62,7 @@ def fit(
     seed: int = 0,
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
     schedule: Callable[[Optimizer], LRScheduler] | None = None,
+    schedule_each: str = "epoch",
     sampler: Sampler | None = None,
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
     checkpoint: str | Path | None = None,
@@ -80,7 +81,8 @@ def fit(
     generators (from which dropout draws), which the caller finds as they were.
 
     optimizer: parameters -> optimizer, such as ``partial(torch.optim.SGD, lr=0.1)``; None: Adam
-    with ``lr``. schedule: optimizer -> learning rate schedule, stepped after each epoch.
+    with ``lr``. schedule: optimizer -> learning rate schedule, stepped after each epoch, or with
+    ``schedule_each="minibatch"`` after each of these.
     sampler: draws each minibatch; an epoch is then ``ceil(n / batch_size)`` draws.
     evaluate: model (in evaluation mode) -> numbers for the history, at each epoch's end; None:
     ``{"accuracy": accuracy(model, data)}``. It must not change what the training depends on.
@@ -115,6 +117,8 @@ def fit(
         raise ValueError(f"every must be >= 0 seconds, got {every}")
     if precision not in ("float32", "bfloat16"):
         raise ValueError(f'precision must be "float32" or "bfloat16", got {precision!r}')
+    if schedule_each not in ("epoch", "minibatch"):
+        raise ValueError(f'schedule_each must be "epoch" or "minibatch", got {schedule_each!r}')
     if next(model.parameters(), None) is None:
         raise ValueError("the model has no parameters to train")
     from tqdm import tqdm
@@ -124,9 +128,10 @@ def fit(
     evaluate = evaluate or (lambda model: {"accuracy": accuracy(model, data)})
     optimizer = (optimizer or partial(torch.optim.Adam, lr=lr))(model.parameters())
     schedule = schedule and schedule(optimizer)
-    run = _Run(model, data, epochs, batch_size, seed, optimizer, schedule, sampler)
+    run = _Run(model, data, epochs, batch_size, seed, optimizer, schedule, schedule_each, sampler)
     gradient = _gradient(update, model, precision, channels_last, compile)
     settings = {"precision": precision, "channels_last": channels_last, "compile": compile}
+    settings["schedule_each"] = schedule_each
     hide = None if progress is None else not progress
 
     with (
@@ -187,6 +192,7 @@ class _Run:
     seed: int
     optimizer: Optimizer
     schedule: LRScheduler | None
+    schedule_each: str
     sampler: Sampler | None
 
     epoch: int = 0  # how many are done
@@ -226,6 +232,8 @@ class _Run:
         self.optimizer.step()
         if not isfinite(get_total_norm(self.model.parameters())):
             self._stop("a weight is not finite after a step")
+        if self.schedule is not None and self.schedule_each == "minibatch":
+            self.schedule.step()
         self.total, self.seen = self.total + value * self.size, self.seen + self.size
 
     @torch.no_grad()
@@ -245,7 +253,7 @@ class _Run:
         values = {"loss": self.total / self.seen, **evaluate(self.model)}
         for name, value in values.items():
             self.history.setdefault(name, []).append(float(value))
-        if self.schedule is not None:
+        if self.schedule is not None and self.schedule_each == "epoch":
             self.schedule.step()
         self.epoch, self.batch, self.order = self.epoch + 1, 0, None
         self.total, self.seen = 0.0, 0
@@ -272,6 +280,7 @@ class _Run:
         device = next(self.model.parameters()).device
         parts = {"run": self, "model": self.model, "optimizer": self.optimizer}
         parts |= {"schedule": self.schedule, "sampler": self.sampler}
+        parts["update's state"] = update if hasattr(update, "state_dict") else None
         if path:
             settings |= {"batch_size": self.batch_size, "seed": self.seed, "device": device.type}
             settings |= {"images": len(self.data), "CRC-32": checksum(self.data.a, self.data.b)}

@@ -8,10 +8,11 @@
 
 ``update(model, a, b)`` sets every parameter's ``.grad`` for the minibatch a [m, ...], b [m] and
 returns the mean loss, detached. It finds the model in training mode and leaves it so. One that
-draws random numbers shows its generators as ``update.generators``, so that a checkpoint holds
-them. On several processes (lib.processes) a and b are this one's share of the minibatch, and
-gradients and loss are averaged. Losses map (logits [m, classes], labels [m]) to [m], one value a
-sample. Those that move the parameters, such as SAM, are in lib.flatness.
+draws random numbers shows its generators as ``update.generators``, and one that changes from step
+to step its state by ``state_dict`` and ``load_state_dict``, so that a checkpoint holds them. On
+several processes (lib.processes) a and b are this one's share of the minibatch, and gradients and
+loss are averaged. Losses map (logits [m, classes], labels [m]) to [m], one value a sample. Those
+that move the parameters, such as SAM, are in lib.flatness.
 """
 
 from __future__ import annotations

@@ -314,6 +314,7 @@ def test_the_bar_starts_where_the_run_goes_on(tmp_path, capsys):
         ({"lr": 0.1}, r"optimizer\[0\]\.lr was 0\.001, is 0\.1"),
         ({"optimizer": SGD}, "optimizer was Adam, is SGD"),
         ({"schedule": STEPS}, "schedule was None, is StepLR"),
+        ({"schedule_each": "minibatch"}, "schedule_each was epoch, is minibatch"),
         ({"precision": "bfloat16"}, "precision was float32, is bfloat16"),
         ({"channels_last": True}, "channels_last was False, is True"),
         ({"data": images(23)}, "images was 24, is 23"),

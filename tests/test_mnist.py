@@ -109,23 +109,62 @@ def test_the_radius_of_pgd_training_rises_to_eps_and_erm_is_not_attacked(tmp_pat
 
     monkeypatch.setattr(training_mnist, "pgd", watched)
     config = training_mnist.Config(
-        train_images=20, images=10, epochs=2, steps=1, attack_steps=1, restarts=1, radii=(0.1, 0.6)
+        train_images=25,
+        batch_size=10,
+        images=10,
+        epochs=2,
+        rise=0.5,
+        steps=1,
+        attack_steps=1,
+        restarts=1,
+        radii=(0.1, 0.6),
     )
     for update in training_mnist.UPDATES:
         path = Path(tmp_path, f"{update}.pt")
         row = training_mnist.measure(config, update, 0, torch.device("cpu"), path)
-        assert len(row["losses"]) == 4 and len(row["by_radius"]) == 2
+        assert len(row["losses"]) == 2 and len(row["by_radius"]) == 2
         assert max(row["robust_accuracy"], *row["by_radius"]) <= row["clean_accuracy"]
         assert (update == "erm") == (not radii)
-    assert radii == [(0.1, 0.25), (0.2, 0.25), (0.3, 0.25), (0.3, 0.25)]
+    assert radii == [(eps, 0.25) for eps in (0.1, 0.2, 0.3, 0.3, 0.3, 0.3)]
 
 
-@pytest.mark.parametrize("stopped_at", [2, 5, 7])
-def test_pgd_training_stopped_in_any_stage_goes_on_to_the_same_row(
-    stopped_at, tmp_path, monkeypatch
-):
+def test_the_learning_rate_rises_as_long_as_the_radius_and_falls_to_almost_0(tmp_path, monkeypatch):
     config = training_mnist.Config(
-        train_images=40, batch_size=20, images=20, epochs=2, steps=1, attack_steps=1, radii=()
+        train_images=50,
+        batch_size=10,
+        images=10,
+        epochs=4,
+        rise=0.5,
+        steps=1,
+        attack_steps=1,
+        lr=0.1,
+    )
+    rates = []
+
+    class Watched(training_mnist.OneCycleLR):
+        def step(self):  # the first time when it is made
+            super().step()
+            rates.append(self.optimizer.param_groups[0]["lr"])
+
+    monkeypatch.setattr(training_mnist, "OneCycleLR", Watched)
+    training_mnist.measure(config, "erm", 0, torch.device("cpu"), tmp_path / "erm.pt")
+    rates.pop()  # of the minibatch after the last
+    assert len(rates) == 20 and max(rates) == pytest.approx(rates[9]) == 0.1
+    assert rates[:10] == sorted(rates[:10]) and rates[9:] == sorted(rates[9:], reverse=True)
+    assert 0 < rates[-1] < 1e-4
+
+
+@pytest.mark.parametrize("stopped_at", [2, 3, 7])
+def test_pgd_training_stopped_anywhere_goes_on_to_the_same_row(stopped_at, tmp_path, monkeypatch):
+    config = training_mnist.Config(
+        train_images=40,
+        batch_size=20,
+        images=20,
+        epochs=4,
+        rise=0.5,
+        steps=1,
+        attack_steps=1,
+        radii=(),
     )
     pgd, calls = training_mnist.pgd, []
 
@@ -136,13 +175,13 @@ def test_pgd_training_stopped_in_any_stage_goes_on_to_the_same_row(
         return pgd(*args, **settings)
 
     cpu, path = torch.device("cpu"), tmp_path / "pgd-0.pt"
+    monkeypatch.setattr(training_mnist, "fit", partial(training_mnist.fit, every=0.0))
     whole = training_mnist.measure(config, "pgd", 0, cpu, tmp_path / "whole.pt")
     monkeypatch.setattr(training_mnist, "pgd", stopped)
     with pytest.raises(KeyboardInterrupt):
         training_mnist.measure(config, "pgd", 0, cpu, path)
     assert training_mnist.measure(config, "pgd", 0, cpu, path) == whole
-    before = (stopped_at - 1) // 2 * 2 if stopped_at <= 4 else 4  # of the stages that were done
-    assert len(calls) == stopped_at + 8 - before
+    assert len(calls) == 8 + 1  # the minibatch that was stopped is the only one seen twice
 
 
 @pytest.mark.parametrize(
@@ -153,7 +192,8 @@ def test_pgd_training_stopped_in_any_stage_goes_on_to_the_same_row(
         ("attacks-mnist", ["--steps", "0"], "steps must be >= 1, got 0"),
         ("attacks-mnist", ["--images", "0"], "images must be >= 1, got 0"),
         ("training-mnist", ["--eps", "-0.1"], "eps must be finite and >= 0, got -0.1"),
-        ("training-mnist", ["--warmup", "-1"], "warmup must be >= 0, got -1"),
+        ("training-mnist", ["--rise", "0"], "rise must be between 0 and 1, got 0"),
+        ("training-mnist", ["--rise", "1"], "rise must be between 0 and 1, got 1"),
         ("training-mnist", ["--attack-steps", "0"], "steps must be >= 1, got 0"),
         ("training-mnist", ["--restarts", "0"], "restarts must be >= 1, got 0"),
     ],

@@ -27,7 +27,7 @@ ATTACK = partial(attacks.attack, ball=LInf(0.1), steps=2)
 UPDATES = {
     "erm": erm,
     "adversarial": partial(adversarial, ATTACK),
-    "random starts": partial(training_mnist.pgd_training, training_mnist.Config(steps=2), 0.1, 5),
+    "random starts": partial(training_mnist.PGDTraining, training_mnist.Config(steps=2), 20, 5),
     "danskin": partial(danskin, LInf(0.1), k=3, steps=2),
     "sharpness aware": partial(sharpness_aware, 0.05),
     "sharpness aware, each sample": partial(sharpness_aware, 0.05, per_sample=True),

@@ -356,6 +356,23 @@ def test_the_optimizer_and_the_schedule_are_the_callers_and_lr_changes_after_eac
         torch.testing.assert_close(x, y, atol=1e-6, rtol=0)
 
 
+def test_a_schedule_may_step_after_each_minibatch():
+    data, fitted, by_hand = random_images(10), small_model(), small_model()
+    optimizer = partial(torch.optim.SGD, lr=0.4)
+    schedule = partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.5)
+    settings = {"batch_size": 5, "optimizer": optimizer, "schedule": schedule}
+    fit(fitted, data, erm(), epochs=2, seed=3, schedule_each="minibatch", **settings)
+
+    order, sgd = torch.Generator().manual_seed(3), torch.optim.SGD(by_hand.parameters(), lr=0.4)
+    for _ in range(2):
+        for batch in torch.randperm(10, generator=order).split(5):
+            erm()(by_hand, data.a[batch], data.b[batch])
+            sgd.step()
+            sgd.param_groups[0]["lr"] /= 2
+    for x, y in zip(weights(fitted), weights(by_hand), strict=True):
+        torch.testing.assert_close(x, y, atol=1e-6, rtol=0)
+
+
 class EveryThird:
     """A sampler without chance: images 0, 3, 6, ..., around and around."""
 
@@ -569,6 +586,7 @@ def test_a_weight_that_is_not_finite_after_the_last_step_is_not_returned():
     [
         ({"every": -1.0}, "every must be >= 0 seconds, got -1.0"),
         ({"every": float("nan")}, "every must be"),
+        ({"schedule_each": "step"}, 'schedule_each must be "epoch" or "minibatch", got .step.'),
         ({"precision": "float16"}, 'precision must be "float32" or "bfloat16", got \'float16\''),
     ],
 )
