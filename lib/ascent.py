@@ -81,7 +81,7 @@ def pga(
         if steepest:
             moved = steepest_move(gradient, replace(ball, eps=alpha), eta, low, high)
         else:
-            moved = eta + alpha * gradient
+            moved = torch.add(eta, gradient, alpha=alpha)
         eta = project(moved)
     return eta
 

@@ -61,7 +61,7 @@ def attack(
     """
     a = a.detach()
     plan = _plan(model, a, b, ball, steps, step_size, restarts, bounds, generator, loss)
-    return _search(model, a, b, ball, plan, until_wrong=False)[0]
+    return _worst(model, a, b, ball, plan)
 
 
 @torch.inference_mode(False)
@@ -98,7 +98,7 @@ def robust_accuracy(
         batches = tqdm(batches, desc="robust accuracy", unit="batch")
     survivors = 0
     for i in batches:
-        survivors += len(_search(model, a[i], b[i], ball.part(i), plan, until_wrong=True)[1])
+        survivors += _survivors(model, a[i], b[i], ball.part(i), plan)
     return survivors / len(a)
 
 
@@ -111,44 +111,61 @@ class _Plan(NamedTuple):
     loss: Loss
 
 
-def _search(
-    model: Function, a: Tensor, b: Tensor, ball: Ball, plan: _Plan, until_wrong: bool
-) -> tuple[Tensor, Tensor]:
-    """Each sample's worst input, and the indices of the samples that are still live.
-
-    With until_wrong a sample leaves at its first misclassified point, and no worst is kept.
-    """
+def _worst(model: Function, a: Tensor, b: Tensor, ball: Ball, plan: _Plan) -> Tensor:
+    """Each sample's point of highest loss among all that the search meets."""
     worst, highest = a, torch.full_like(b, -torch.inf, dtype=a.dtype)
-    live, (low, high) = torch.arange(len(a), device=a.device), plan.bounds
-    lengths = [alpha * ball.eps if plan.relative else alpha for alpha in plan.alphas]
-    steps = [replace(ball, eps=length) for length in lengths]
+    (low, high), steps = plan.bounds, _steps(ball, plan)
+    project = _around(ball, a, low, high)
     for restart in range(plan.restarts):
-        x, y, part = a[live], b[live], ball.part(live)
-        project, z = _around(part, x, low, high), x.clone()
+        z = a.clone()
         if restart:
-            z = project(x + part.sample(tuple(x.shape), plan.generator).to(x))
-        for step in [*steps, None]:
-            if len(live) == 0:
-                break
+            z = project(a + ball.sample(tuple(a.shape), plan.generator).to(a))
+        for k, step in enumerate([*steps, None]):
             with torch.set_grad_enabled(step is not None):
                 logits = model(z.requires_grad_(step is not None))
-                if restart == 0 and step is steps[0]:
-                    _check_labels(y, logits)
-                value = plan.loss(logits, y)
-            if until_wrong:
-                right = predict(logits) == y
-                live, x, y, here = (t[right] for t in (live, x, y, z.detach()))
-                project = _around(ball.part(live), x, low, high)
-            else:
-                here = z.detach()
-            if step is not None and len(live):
+                if restart == k == 0:
+                    _check_labels(b, logits)
+                value = plan.loss(logits, b)
+            here = z.detach()
+            if step is not None:
                 [gradient] = torch.autograd.grad(value.sum(), z)
-                gradient = gradient[right] if until_wrong else gradient
-                z = project(steepest_move(gradient, step.part(live), here, low, high))
-            if not until_wrong:
-                worst = _where(value > highest, here, worst)
-                highest = torch.fmax(highest, value.detach())
-    return worst, live
+                z = project(steepest_move(gradient, step, here, low, high))
+            worst = _where(value > highest, here, worst)
+            highest = torch.fmax(highest, value.detach())
+    return worst
+
+
+def _survivors(model: Function, a: Tensor, b: Tensor, ball: Ball, plan: _Plan) -> int:
+    """How many samples no point of the search misclassifies; each leaves at the first that does."""
+    (low, high), steps = plan.bounds, _steps(ball, plan)
+    live = torch.arange(len(a), device=a.device)
+    for restart in range(plan.restarts):
+        x, y, part = a[live], b[live], ball.part(live)
+        z, project = x.detach(), _around(part, x, low, high)
+        if restart:
+            z = project(x + part.sample(tuple(x.shape), plan.generator).to(x))
+        for step in [*steps, None] if restart else [steps[0], None, *steps[1:], None]:
+            # None is a look without a gradient. A weak model loses most samples at the first step.
+            with torch.set_grad_enabled(step is not None):
+                logits = model(z.requires_grad_(step is not None))
+                _check_labels(y, logits)
+                value = plan.loss(logits, y) if step is not None else None
+            right = predict(logits) == y
+            live, x, y, here = (t[right] for t in (live, x, y, z.detach()))
+            if len(live) == 0:
+                return 0
+            if step is not None:
+                [gradient] = torch.autograd.grad(value.sum(), z)
+                project = _around(ball.part(live), x, low, high)
+                here = project(steepest_move(gradient[right], step.part(live), here, low, high))
+            z = here
+    return len(live)
+
+
+def _steps(ball: Ball, plan: _Plan) -> list[Ball]:
+    """The ball of each step: the moves within it."""
+    lengths = [alpha * ball.eps if plan.relative else alpha for alpha in plan.alphas]
+    return [replace(ball, eps=length) for length in lengths]
 
 
 def _where(chosen: Tensor, new: Tensor, old: Tensor) -> Tensor:
@@ -204,8 +221,8 @@ def _around(ball: Ball, x: Tensor, low: float, high: float) -> Function:
         eps = ball._radius(x)
         least, most = (x - eps).clamp_(min=low), (x + eps).clamp_(max=high)
         return lambda v: v.clamp_(least, most)
-    # The last clamp is for rounding.
-    return lambda v: ball._project(v - x, low - x, high - x).add_(x).clamp_(low, high)
+    down, up = low - x, high - x
+    return lambda v: ball._project(v - x, down, up).add_(x).clamp_(low, high)  # for rounding
 
 
 def _check_labels(b: Tensor, logits: Tensor) -> None:

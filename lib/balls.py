@@ -133,33 +133,39 @@ class L2(Ball):
         return v * _rows(volume ** (1 / math.prod(shape[1:])), v) * self._radius(v)
 
     def _project(self, v, low, high):
-        inside = clip(v, low, high)
-        norm, eps = self.norm(inside), self._radius(v).flatten().expand(len(v))
-        outside = norm > eps
-        if not outside.any():
-            return inside
-        # Newton's method for ψ(s²) = eps², see _scale, from s = 1. In place, and masks as
-        # arithmetic: on a CPU new memory costs twice as much, a comparison four times.
-        u, moved, scale = inside, v.clone(), torch.ones_like(eps)
-        for _ in range(10):
-            clipped = moved.sub_(u).sign_().square_()  # 1 where the box holds an entry, else 0
-            slope = self.norm(clipped.mul_(v).sub_(v)).square()
-            step = (scale.square() + (eps.square() - norm.square()) / slope).clamp(min=0).sqrt()
-            scale = torch.where(outside, step, scale)
-            moved = v * _rows(scale, v)
-            u = clip(moved, low, high)
-            norm = self.norm(u)
-            wrong = outside & ~((norm - eps).abs() <= 8 * torch.finfo(v.dtype).eps * eps)
-            if not wrong.any():
+        low, high = box(v, low, high)
+        u = clip(v, low, high)
+        eps = self._radius(v).flatten().expand(len(v))
+        excess = self.norm(u).div_(eps)
+        right = ~(excess > 1)
+        if right.all():
+            return u
+        # It is clip(√τ v) with ψ(τ) = ‖clip(√τ v)‖² / eps² = 1. ψ is concave, so that the secant
+        # method, from τ = 0 and 1, comes from the two sides by turns. It needs no slopes. In place:
+        # on a CPU new memory costs more than the arithmetic.
+        tau, last, rise = torch.ones_like(excess), torch.zeros_like(excess), excess.square_()
+        excess, u = rise - 1, v.clone() if u is v else u
+        for _ in range(12):
+            step = excess * (tau - last) / rise
+            last, tau = tau, torch.where(right, tau, tau - step).clamp_(min=0)
+            u.copy_(v).mul_(_rows(tau.sqrt(), v))
+            if low is not None or high is not None:
+                u.clamp_(low, high)
+            before, excess = excess, self.norm(u).div_(eps).square_().sub_(1)
+            right |= excess.abs() <= 16 * torch.finfo(v.dtype).eps
+            if right.all():
                 return u
-        low, high = (
-            c if c is None else torch.as_tensor(c, device=v.device).expand_as(v)[wrong]
-            for c in (low, high)
-        )
-        u[wrong] = L2(eps[wrong])._scale(v[wrong], low, high)
+            rise = excess - before
+        low, high = (c if c is None else c.expand_as(v)[~right] for c in (low, high))
+        u[~right] = L2(eps[~right])._scale(v[~right], low, high)
         return u
 
     def _lmo(self, g, low, high):
+        if low is None and high is None:
+            norm, kind = self.norm(g), torch.finfo(g.dtype)
+            least = kind.tiny**0.5 / kind.eps  # from here on no square that matters underflows
+            if ((norm > least) & (norm < 1 / least)).all():
+                return g * _rows(self._radius(g).flatten() / norm, g)
         return self._scale(g, low, high)
 
     def _scale(self, v: Tensor, low: Bound, high: Bound) -> Tensor:
@@ -241,13 +247,17 @@ class L1(Ball):
         return torch.zeros_like(m).scatter(1, order, share).reshape(g.shape) * g.sign()
 
 
-def clip(v: Tensor, low: Bound, high: Bound) -> Tensor:
-    """v with each entry moved into [low, high]; None is no bound."""
-    if low is None and high is None:
-        return v
+def box(v: Tensor, low: Bound, high: Bound) -> tuple[Tensor | None, Tensor | None]:
+    """The bounds as tensors of v's type and device; None is no bound."""
     as_v = {"dtype": v.dtype, "device": v.device}
     low, high = (c if c is None else torch.as_tensor(c, **as_v) for c in (low, high))
-    return v.clamp(low, high)
+    return low, high
+
+
+def clip(v: Tensor, low: Bound, high: Bound) -> Tensor:
+    """v with each entry moved into [low, high]; None is no bound."""
+    low, high = box(v, low, high)
+    return v if low is None and high is None else v.clamp(low, high)
 
 
 def room(v: Tensor, low: Bound, high: Bound) -> Tensor:

@@ -346,6 +346,14 @@ def test_one_step_ends_at_the_step_and_not_at_the_clean_input():
     assert (cross_entropy(net(z), b) > cross_entropy(net(a), b)).all()
 
 
+class Bowl(nn.Module):
+    """Class 1 away from the middle of the box, class 0 near it."""
+
+    def forward(self, a):
+        score = (a - 0.5).flatten(1).square().sum(1) - 0.01
+        return torch.stack([0 * score, score], 1)
+
+
 def test_restarts_keep_the_worst_and_not_the_last():
     for seed in range(3):
         net, a, b = problem(n=40, seed=seed)
@@ -557,6 +565,15 @@ def test_robust_accuracy_stops_working_on_a_sample_once_it_is_fooled():
     robust_accuracy(model, a, b, LInf(0.3), steps=4, restarts=2)
     assert calls[0] == 30 and sorted(calls, reverse=True) == calls
     assert calls[-1] < 30
+
+
+@pytest.mark.parametrize("Ball", [LInf, L2, L1])
+def test_robust_accuracy_restarts_at_random_points_and_not_at_the_clean_input(Ball):
+    """A bowl has no gradient at its bottom: only a random start leaves it."""
+    bowl = Bowl().eval()
+    a, b = torch.full((6, 1, 2, 2), 0.5), torch.zeros(6, dtype=torch.int64)
+    assert robust_accuracy(bowl, a, b, Ball(0.2), steps=3) == 1
+    assert robust_accuracy(bowl, a, b, Ball(0.2), steps=3, restarts=2) == 0
 
 
 # --- foolbox

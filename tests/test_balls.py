@@ -250,6 +250,23 @@ def test_projection_is_the_prox_of_the_indicator_for_every_lambda_by_a_solver(Ba
         np.testing.assert_allclose(ours, u.value, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("seed", range(10))
+def test_the_secant_method_alone_projects_moved_images_onto_ball_and_box(seed, dtype, monkeypatch):
+    """Without the exact method behind it, which would hide that it fails or is never used."""
+    generator = torch.Generator().manual_seed(seed)
+    a = (torch.randn(40, 784, generator=generator, dtype=dtype) / 2).clamp(0, 1)
+    v = torch.randn(40, 784, generator=generator, dtype=dtype) * 0.1 * 3 ** (seed % 5 - 1)
+    exact = L2(1.5)._scale(v, -a, 1 - a)
+    monkeypatch.setattr(L2, "_scale", None)
+    found = L2(1.5)._project(v, -a, 1 - a)
+    inside = clip(v, -a, 1 - a).norm(dim=1) <= 1.5
+    assert seed % 5 == 0 or not inside.all()
+    near = 20 * torch.finfo(dtype).eps
+    torch.testing.assert_close(found[~inside], exact[~inside], rtol=0, atol=1.5 * near)
+    assert torch.equal(found[inside], clip(v, -a, 1 - a)[inside])
+
+
 def test_clipping_after_the_l2_projection_is_not_the_projection_onto_ball_and_box():
     v, low, high = as_batch([1.0, 1.0], [-0.9, -0.2], [0.1, 0.8])
     ball = L2(0.5)
