@@ -91,14 +91,15 @@ def robust_accuracy(
         raise ValueError(
             f"needs samples and batch_size >= 1, got {len(a)} samples, batch_size={batch_size}"
         )
-    batches = torch.arange(len(a), device=a.device).split(batch_size)
+    indices = torch.arange(len(a), device=a.device)
+    batches = list(zip(*(t.split(batch_size) for t in (a, b, indices)), strict=True))
     if progress:
         from tqdm import tqdm
 
         batches = tqdm(batches, desc="robust accuracy", unit="batch")
     survivors = 0
-    for i in batches:
-        survivors += _survivors(model, a[i], b[i], ball.part(i), plan)
+    for some, labels, i in batches:
+        survivors += _survivors(model, some, labels, ball.part(i), plan)
     return survivors / len(a)
 
 
@@ -141,9 +142,10 @@ def _survivors(model: Function, a: Tensor, b: Tensor, ball: Ball, plan: _Plan) -
     live = torch.arange(len(a), device=a.device)
     for restart in range(plan.restarts):
         x, y, part = a[live], b[live], ball.part(live)
-        z, project = x.detach(), _around(part, x, low, high)
+        z = x.detach()
         if restart:
-            z = project(x + part.sample(tuple(x.shape), plan.generator).to(x))
+            start = x + part.sample(tuple(x.shape), plan.generator).to(x)
+            z = _around(part, x, low, high)(start)
         for step in [*steps, None] if restart else [steps[0], None, *steps[1:], None]:
             # None is a look without a gradient. A weak model loses most samples at the first step.
             with torch.set_grad_enabled(step is not None):
