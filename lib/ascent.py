@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lib.balls import L1, Ball, Bound, LInf, check_box, clip
+from lib.balls import L1, Ball, Bound, LInf, box, check_box
 
 Function = Callable[[Tensor], Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]  # logits [n, classes], labels [n] -> losses [n]
@@ -153,6 +153,8 @@ def steepest_move(gradient: Tensor, step: Ball, eta: Tensor, low: Bound, high: B
         low, high = (c if c is None else c - eta for c in (low, high))
     else:  # the box comes in when the sum is projected
         low = high = None
+    if isinstance(step, LInf) and isinstance(step.eps, float):
+        return torch.add(eta, gradient.sign(), alpha=step.eps)  # the same, in fewer passes
     return step._lmo(gradient, low, high).add_(eta)
 
 
@@ -161,6 +163,7 @@ def projection(ball: Ball, like: Tensor, low: Bound, high: Bound) -> Function:
     if not isinstance(ball, LInf):
         return lambda v: ball._project(v, low, high)
     # The ℓ∞ ball is a box, and so is what it shares with a box: one clamp projects on both.
-    eps = ball._radius(like).expand_as(like)
-    low, high = clip(-eps, low, None), clip(eps, None, high)
-    return lambda v: v.clamp_(low, high)
+    eps, (low, high) = ball._radius(like), box(like, low, high)
+    least = -eps if low is None else torch.maximum(low, -eps)
+    most = eps if high is None else torch.minimum(high, eps)
+    return lambda v: v.clamp_(least, most)

@@ -36,6 +36,8 @@ class Ball(ABC):
     eps: float | Tensor
 
     def __post_init__(self) -> None:
+        if isinstance(self.eps, float) and 0 <= self.eps < math.inf:
+            return
         eps = torch.as_tensor(self.eps)
         if eps.dim() > 1:
             raise ValueError(f"eps must be a number or a tensor [n], got shape {list(eps.shape)}")

@@ -265,7 +265,7 @@ def test_unknown_splits_are_refused(loader, split):
 # Downloads
 
 
-CONTENT = gzip.compress(bytes(range(256)) * 50)
+CONTENT = gzip.compress(bytes(range(256)) * 50, mtime=0)  # the same in every process
 
 
 def test_a_file_is_fetched_once_and_then_read_from_the_cache(server, cache):
