@@ -69,6 +69,9 @@ def cells(config: Config) -> Iterator[tuple[str, int]]:
     config.check()
     if not 0 < config.rise < 1:
         raise ValueError(f"rise must be between 0 and 1, got {config.rise}")
+    steps = config.epochs * ceil(config.train_images / config.batch_size)
+    if config.rise * steps < 2:
+        raise ValueError(f"rise must be 2 minibatches or more of {steps}, got {config.rise}")
     for radius in (config.eps, *config.radii):
         LInf(radius)
     for seed in range(config.seeds):

@@ -30,7 +30,7 @@ SMALL = {
         *("--radii", "0.1"),
     ],
     "training-mnist": [
-        *("--train-images", "60", "--images", "20", "--epochs", "2"),
+        *("--train-images", "60", "--images", "20", "--epochs", "2", "--batch-size", "10"),
         *("--steps", "2", "--attack-steps", "2", "--restarts", "2", "--radii", "0.1", "0.3"),
     ],
     "training-cifar10": ATTACKED,

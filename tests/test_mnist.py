@@ -194,6 +194,11 @@ def test_pgd_training_stopped_anywhere_goes_on_to_the_same_row(stopped_at, tmp_p
         ("training-mnist", ["--eps", "-0.1"], "eps must be finite and >= 0, got -0.1"),
         ("training-mnist", ["--rise", "0"], "rise must be between 0 and 1, got 0"),
         ("training-mnist", ["--rise", "1"], "rise must be between 0 and 1, got 1"),
+        (
+            "training-mnist",
+            ["--rise", "1e-5"],
+            "rise must be 2 minibatches or more of 9000, got 1e-05",
+        ),
         ("training-mnist", ["--attack-steps", "0"], "steps must be >= 1, got 0"),
         ("training-mnist", ["--restarts", "0"], "restarts must be >= 1, got 0"),
     ],
