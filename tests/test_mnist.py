@@ -100,6 +100,11 @@ def test_pgd_starts_anywhere_in_ball_and_box_and_ends_at_a_linear_maximizer(seed
     assert torch.allclose(found, worst, atol=1e-12)
 
 
+def small(**settings):
+    """A training whose radius and learning rate rise over half of it."""
+    return training_mnist.Config(images=10, rise=0.5, steps=1, attack_steps=1, **settings)
+
+
 def test_the_radius_of_pgd_training_rises_to_eps_and_erm_is_not_attacked(tmp_path, monkeypatch):
     radii, pgd = [], training_mnist.pgd
 
@@ -108,17 +113,7 @@ def test_the_radius_of_pgd_training_rises_to_eps_and_erm_is_not_attacked(tmp_pat
         return pgd(model, a, b, ball=ball, **settings)
 
     monkeypatch.setattr(training_mnist, "pgd", watched)
-    config = training_mnist.Config(
-        train_images=25,
-        batch_size=10,
-        images=10,
-        epochs=2,
-        rise=0.5,
-        steps=1,
-        attack_steps=1,
-        restarts=1,
-        radii=(0.1, 0.6),
-    )
+    config = small(train_images=25, batch_size=10, epochs=2, restarts=1, radii=(0.1, 0.6))
     for update in training_mnist.UPDATES:
         path = Path(tmp_path, f"{update}.pt")
         row = training_mnist.measure(config, update, 0, torch.device("cpu"), path)
@@ -129,16 +124,7 @@ def test_the_radius_of_pgd_training_rises_to_eps_and_erm_is_not_attacked(tmp_pat
 
 
 def test_the_learning_rate_rises_as_long_as_the_radius_and_falls_to_almost_0(tmp_path, monkeypatch):
-    config = training_mnist.Config(
-        train_images=50,
-        batch_size=10,
-        images=10,
-        epochs=4,
-        rise=0.5,
-        steps=1,
-        attack_steps=1,
-        lr=0.1,
-    )
+    config = small(train_images=50, batch_size=10, epochs=4, lr=0.1)
     rates = []
 
     class Watched(training_mnist.OneCycleLR):
@@ -156,16 +142,7 @@ def test_the_learning_rate_rises_as_long_as_the_radius_and_falls_to_almost_0(tmp
 
 @pytest.mark.parametrize("stopped_at", [2, 3, 7])
 def test_pgd_training_stopped_anywhere_goes_on_to_the_same_row(stopped_at, tmp_path, monkeypatch):
-    config = training_mnist.Config(
-        train_images=40,
-        batch_size=20,
-        images=20,
-        epochs=4,
-        rise=0.5,
-        steps=1,
-        attack_steps=1,
-        radii=(),
-    )
+    config = small(train_images=40, batch_size=20, epochs=4, radii=())
     pgd, calls = training_mnist.pgd, []
 
     def stopped(*args, **settings):
