@@ -84,6 +84,10 @@ class Ball(ABC):
     @abstractmethod
     def _lmo(self, g: Tensor, low: Bound, high: Bound) -> Tensor: ...
 
+    def _near(self, v: Tensor, low: Bound, high: Bound) -> Tensor:
+        """The projection on the box and a ball of 99 to 100 % of the radius, if that is quicker."""
+        return self._project(v, low, high)
+
     def part(self, index: Tensor) -> Ball:
         """The ball for some samples only: their radii, if each has its own."""
         if not torch.is_tensor(self.eps) or self.eps.dim() == 0:
@@ -123,7 +127,7 @@ class L2(Ball):
     """The ℓ2 ball. The norm is its own dual."""
 
     def norm(self, v):
-        return _flat(v).norm(dim=1)
+        return torch.linalg.vector_norm(_flat(v), dim=1)
 
     def dual_norm(self, g):
         return self.norm(g)
@@ -135,31 +139,49 @@ class L2(Ball):
         return v * _rows(volume ** (1 / math.prod(shape[1:])), v) * self._radius(v)
 
     def _project(self, v, low, high):
+        # It is clip(√τ v) with ψ(τ) = ‖clip(√τ v)‖² / eps² = 1, or clip(v) if ψ(1) <= 1. ψ is
+        # concave, so that the secant method, from 0 and ‖√τ v‖ = eps, climbs to τ from the left.
+        # It needs no slopes. In place: on a CPU new memory costs more than the arithmetic.
+        eps = self._radius(v)
+        tau = (eps / _rows(self.norm(v), v)).square_()
+        if (tau >= 1).all():
+            return clip(v, low, high)
         low, high = box(v, low, high)
-        u = clip(v, low, high)
-        eps = self._radius(v).flatten().expand(len(v))
-        excess = self.norm(u).div_(eps)
-        right = ~(excess > 1)
-        if right.all():
-            return u
-        # It is clip(√τ v) with ψ(τ) = ‖clip(√τ v)‖² / eps² = 1. ψ is concave, so that the secant
-        # method, from τ = 0 and 1, comes from the two sides by turns. It needs no slopes. In place:
-        # on a CPU new memory costs more than the arithmetic.
-        tau, last, rise = torch.ones_like(excess), torch.zeros_like(excess), excess.square_()
-        excess, u = rise - 1, v.clone() if u is v else u
+        tau, last, before, u = tau.clamp_(max=1), 0, -1, torch.empty_like(v)
         for _ in range(12):
-            step = excess * (tau - last) / rise
-            last, tau = tau, torch.where(right, tau, tau - step).clamp_(min=0)
-            u.copy_(v).mul_(_rows(tau.sqrt(), v))
+            torch.mul(v, tau.sqrt(), out=u)
             if low is not None or high is not None:
                 u.clamp_(low, high)
-            before, excess = excess, self.norm(u).div_(eps).square_().sub_(1)
-            right |= excess.abs() <= 16 * torch.finfo(v.dtype).eps
+            excess = _rows(self.norm(u), v).div_(eps).square_().sub_(1)
+            right = (excess.abs() <= 16 * torch.finfo(v.dtype).eps) | ((tau == 1) & (excess < 0))
             if right.all():
                 return u
-            rise = excess - before
-        low, high = (c if c is None else c.expand_as(v)[~right] for c in (low, high))
-        u[~right] = L2(eps[~right])._scale(v[~right], low, high)
+            step = excess * (tau - last) / (excess - before)
+            last, before = tau, excess
+            tau = torch.where(right, tau, tau - step).clamp_(max=1)
+        wrong = ~right.flatten()
+        low, high = (c if c is None else c.expand_as(v)[wrong] for c in (low, high))
+        u[wrong] = L2(eps.flatten().expand(len(v))[wrong])._scale(v[wrong], low, high)
+        return u
+
+    def _near(self, v, low, high):
+        # clip(s v) is the projection on the ball that it just reaches. ‖clip(s v)‖ / s falls in s,
+        # so that the share of eps that is reached, taken out of s, leads nearer and not beyond.
+        eps = self._radius(v)
+        scale, u = eps / _rows(self.norm(v), v), torch.empty_like(v)
+        scale = torch.where(eps > 1e-12, scale, torch.nan)  # below, a square may underflow
+        for _ in range(4):
+            torch.mul(v, scale.clamp_(max=1), out=u)
+            if low is not None or high is not None:
+                u.clamp_(low, high)
+            share = _rows(self.norm(u), v).div_(eps)
+            near = (share >= 0.99) | (scale == 1)
+            if near.all():
+                return u
+            scale /= share.masked_fill_(near, 1)
+        far = ~near.flatten()
+        low, high = (c if c is None else c.expand_as(v)[far] for c in box(v, low, high))
+        u[far] = L2(eps.flatten().expand(len(v))[far])._project(v[far], low, high)
         return u
 
     def _lmo(self, g, low, high):
