@@ -85,7 +85,7 @@ class Ball(ABC):
     def _lmo(self, g: Tensor, low: Bound, high: Bound) -> Tensor: ...
 
     def _near(self, v: Tensor, low: Bound, high: Bound) -> Tensor:
-        """The projection on the box and a ball of 99 to 100 % of the radius, if that is quicker."""
+        """The projection on the box and this ball, or one of at least 99.9 % of its radius."""
         return self._project(v, low, high)
 
     def part(self, index: Tensor) -> Ball:
@@ -149,7 +149,7 @@ class L2(Ball):
         low, high = box(v, low, high)
         tau, last, before, u = tau.clamp_(max=1), 0, -1, torch.empty_like(v)
         for _ in range(12):
-            torch.mul(v, tau.sqrt(), out=u)
+            u.copy_(v).mul_(tau.sqrt())
             if low is not None or high is not None:
                 u.clamp_(low, high)
             excess = _rows(self.norm(u), v).div_(eps).square_().sub_(1)
@@ -165,22 +165,22 @@ class L2(Ball):
         return u
 
     def _near(self, v, low, high):
-        # clip(s v) is the projection on the ball that it just reaches. ‖clip(s v)‖ / s falls in s,
-        # so that the share of eps that is reached, taken out of s, leads nearer and not beyond.
-        eps = self._radius(v)
+        # clip(s v) is the projection on the ball that it just reaches. ‖clip(s v)‖ / s falls in s:
+        # to divide s by the share of eps that is reached leads nearer, and never beyond.
+        eps, (low, high) = self._radius(v), box(v, low, high)
         scale, u = eps / _rows(self.norm(v), v), torch.empty_like(v)
         scale = torch.where(eps > 1e-12, scale, torch.nan)  # below, a square may underflow
-        for _ in range(4):
+        for _ in range(6):
             torch.mul(v, scale.clamp_(max=1), out=u)
             if low is not None or high is not None:
                 u.clamp_(low, high)
             share = _rows(self.norm(u), v).div_(eps)
-            near = (share >= 0.99) | (scale == 1)
+            near = (share >= 0.999) | (scale == 1)
             if near.all():
                 return u
             scale /= share.masked_fill_(near, 1)
         far = ~near.flatten()
-        low, high = (c if c is None else c.expand_as(v)[far] for c in box(v, low, high))
+        low, high = (c if c is None else c.expand_as(v)[far] for c in (low, high))
         u[far] = L2(eps.flatten().expand(len(v))[far])._project(v[far], low, high)
         return u
 

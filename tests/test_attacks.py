@@ -1,6 +1,5 @@
 """Attacks against closed forms, linear and quadratic programs, enumeration and foolbox."""
 
-import inspect
 import itertools
 import math
 import warnings
@@ -278,13 +277,19 @@ def test_mm_step_refuses_what_makes_no_sense():
 # --- attack
 
 
+def counted(net):
+    """The network with a list of how many samples each call was given."""
+    calls = []
+    return calls, lambda a: calls.append(len(a)) or net(a)
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     Ball=st.sampled_from(BALLS),
     eps=st.one_of(st.just(0.0), st.floats(1e-6, 3.0)),
     n=st.integers(1, 4),
     shape=st.lists(st.integers(1, 3), min_size=1, max_size=3),
-    steps=st.integers(1, 3),
+    steps=st.none() | st.integers(1, 3),
     restarts=st.integers(1, 2),
     dtype=st.sampled_from([torch.float32, torch.float64]),
     seed=seeds,
@@ -305,24 +310,100 @@ def test_attack_stays_in_the_set_and_no_sample_ends_lower(
         assert (cross_entropy(net(z), b) >= cross_entropy(net(a), b)).all()
 
 
-@pytest.mark.parametrize("Ball", BALLS)
-def test_attack_with_its_defaults_follows_the_documented_schedule(Ball):
-    net, a, b = problem(n=60, inputs=20)
-    steps = inspect.signature(attack).parameters["steps"].default
-    c = 5 if Ball is L2 else 1
-    eps = 0.35
-    eta, best, worst = 0 * a, torch.full((60,), -math.inf).double(), a
-    for i in range(steps + 1):
+RADIUS = {LInf: 0.1, L2: 0.35, L1: 0.35}  # that leave some samples in doubt
+
+
+def by_hand(net, a, b, ball, alphas, sharpness, worst, best):
+    """The points kept and their losses after steps of alphas · eps from the points worst."""
+    eta, c = worst - a, 5 if isinstance(ball, L2) else 1
+    for alpha in [*alphas, None]:
         with torch.no_grad():
             value = cross_entropy(net(a + eta), b)
         worst = torch.where((value > best)[:, None], a + eta, worst)
         best = torch.maximum(best, value)
-        g = torch.func.grad(lambda e: cross_entropy(net(a + e), b).sum())(eta)
-        alpha = c * eps * (1 + math.cos(math.pi * i / steps))
-        room = (-a - eta, 1 - a - eta) if Ball is L1 else ()
-        eta = Ball(eps).project(eta + Ball(alpha).lmo(g, *room), -a, 1 - a)
+        if alpha is not None:
+            g = torch.func.grad(lambda e: cross_entropy(sharpness * net(a + e), b).sum())(eta)
+            room = (-a - eta, 1 - a - eta) if isinstance(ball, L1) else ()
+            eta = eta + type(ball)(c * alpha * ball.eps).lmo(g, *room)
+            if isinstance(ball, L2):
+                scale = (ball.eps / eta.norm(dim=1, keepdim=True)).clamp(max=1)
+                for _ in range(6):  # up to the first that reaches 99.9 %, or is not scaled at all
+                    u = torch.minimum(torch.maximum(scale * eta, -a), 1 - a)
+                    share = u.norm(dim=1, keepdim=True) / ball.eps
+                    far = (share < 0.999) & (scale < 1)
+                    scale = torch.where(far, scale / share, scale).clamp(max=1)
+                eta = torch.where(far, ball.project(eta, -a, 1 - a), u)
+            else:
+                eta = ball.project(eta, -a, 1 - a)
+    return worst, best
+
+
+@pytest.mark.parametrize("Ball, first, then", [(LInf, 4, 6), (L2, 3, 8), (L1, 4, 6)])
+def test_attack_with_its_defaults_follows_the_documented_schedule(Ball, first, then):
+    net, a, b = problem(n=200, inputs=20)
+    ball, lowest = Ball(RADIUS[Ball]), torch.full((200,), -math.inf).double()
+    alphas = [[1 + math.cos(math.pi * i / n) for i in range(n)] for n in (first, then)]
+    few, best = by_hand(net, a, b, ball, alphas[0], 1, a, lowest)
     assert (best > cross_entropy(net(a), b)).any()
-    torch.testing.assert_close(attack(net, a, b, Ball(eps)), worst, rtol=0, atol=1e-12)
+    p = net(few).softmax(1)
+    ratio = p[range(200), b] / p.scatter(1, b[:, None], 0).amax(1)
+    doubt = (ratio >= 1) & (ratio < 2)
+    assert 5 < doubt.sum() < 100
+    torch.testing.assert_close(attack(net, a, b, ball, first), few, rtol=0, atol=1e-9)
+    half = [alpha / 2 for alpha in alphas[1]]
+    more, _ = by_hand(net, a[doubt], b[doubt], ball, half, 2, few[doubt], best[doubt])
+    assert (more != few[doubt]).any()
+    expected = few.clone()
+    expected[doubt] = more
+    torch.testing.assert_close(attack(net, a, b, ball), expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("Ball", BALLS)
+def test_more_steps_are_taken_by_default_only_and_where_there_is_doubt(Ball):
+    net, a, b = problem(n=200, inputs=20)
+    few, more = (3, 8) if Ball is L2 else (4, 6)
+    ball, (calls, model) = Ball(RADIUS[Ball]), counted(net)
+    for chosen, passes in (({}, few), ({"steps": 7}, 7), ({"step_size": 0.1}, few)):
+        calls.clear()
+        attack(model, a, b, ball, **chosen)
+        assert calls[: passes + 1] == [200] * (passes + 1)
+        rest = calls[passes + 1 :]
+        if chosen:
+            assert not rest
+        else:
+            assert len(rest) == more + 1 and 0 < rest[0] < 100 and len(set(rest)) == 1
+    calls.clear()
+    attack(model, a, b, ball, restarts=3)  # every restart, and then the doubt that they leave
+    assert calls[: 3 * few + 3] == [200] * (3 * few + 3)
+    assert len(calls) == 3 * few + 3 + more + 1 and calls[-1] < 100
+
+
+@pytest.mark.parametrize("Ball", BALLS)
+def test_steps_in_doubt_make_the_defaults_stronger(Ball):
+    few = 3 if Ball is L2 else 4
+    fooled = torch.zeros(3)
+    for seed in range(5):
+        net, a, b = problem(n=300, seed=seed, inputs=20)
+        ball = Ball(RADIUS[Ball])
+        attacked = [attack(net, a, b, ball), attack(net, a, b, ball, few)]
+        fooled[:2] += torch.stack([(net(z).argmax(1) != b).sum() for z in attacked])
+        fooled[2] += 300 - round(300 * robust_accuracy(net, a, b, ball))
+        assert robust_accuracy(net, a, b, ball) <= robust_accuracy(net, a, b, ball, steps=few)
+    assert fooled[0] > fooled[1] and fooled[2] >= fooled[0]
+
+
+def test_doubt_of_a_model_with_one_logit():
+    """Its class 1 is e^z times as likely as class 0: in doubt up to log 2 from the boundary."""
+    w = torch.tensor([[1.0], [0.0]], dtype=torch.float64)
+    a = torch.tensor([[0.5 + d, 0.5] for d in (0.3, 0.75, 2.0, -0.3, -0.75)]).double()
+    calls, model = counted(lambda z: (z - 0.5) @ w)
+    b = torch.tensor([1, 1, 1, 0, 0])
+
+    def loss(logits, b):
+        return nn.functional.softplus((1 - 2 * b) * logits[:, 0])
+
+    attack(model, a, b, LInf(0.0), bounds=(-9.0, 9.0), loss=loss)
+    assert calls == [5] * 5 + [2] * 7  # 0.3 and −0.3; 0.75 is more than log 2 = 0.69
 
 
 class Square(nn.Module):
@@ -528,12 +609,6 @@ def test_refusals_say_what_is_wrong(message):
 
 
 # --- robust accuracy
-
-
-def counted(net):
-    """The network with a list of how many samples each call was given."""
-    calls = []
-    return calls, lambda a: calls.append(len(a)) or net(a)
 
 
 @pytest.mark.parametrize("Ball", BALLS)

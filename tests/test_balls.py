@@ -267,6 +267,28 @@ def test_the_secant_method_alone_projects_moved_images_onto_ball_and_box(seed, d
     assert torch.equal(found[inside], clip(v, -a, 1 - a)[inside])
 
 
+@examples
+@given(problem=problems())
+def test_near_projections_are_those_of_a_ball_of_at_least_999_thousandths_of_the_radius(problem):
+    v, eps, low, high = problem
+    u, exact = L2(eps)._near(v, low, high), L2(eps).project(v, low, high)
+    assert_feasible(L2, u, eps, low, high)
+    assert (size(u) >= 0.999 * size(exact)).all()
+    own = L2(size(u)).project(v, low, high)
+    assert (size(u - own) <= 1e-9 * size(own)).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_moved_images_are_projected_nearly_and_not_exactly(seed, monkeypatch):
+    """Else nothing is gained: the exact method is for boxes that hold nearly all of the norm."""
+    generator = torch.Generator().manual_seed(seed)
+    a = (torch.randn(40, 784, generator=generator) / 2).clamp(0, 1)
+    v = torch.randn(40, 784, generator=generator) * 0.1 * 3 ** (seed % 3)
+    monkeypatch.setattr(L2, "_project", None)
+    share = L2(1.5)._near(v, -a, 1 - a).norm(dim=1) / 1.5
+    assert ((share >= 0.999) & (share <= 1 + 1e-6)).all() and (share < 1 - 1e-6).any()
+
+
 def test_clipping_after_the_l2_projection_is_not_the_projection_onto_ball_and_box():
     v, low, high = as_batch([1.0, 1.0], [-0.9, -0.2], [0.1, 0.8])
     ball = L2(0.5)
@@ -390,7 +412,7 @@ def test_dual_norms_by_enumeration_of_the_extreme_points(seed):
 @given(problem=problems())
 def test_each_sample_is_treated_alone(Ball, problem):
     v, eps, low, high = problem
-    for method in ("project", "lmo"):
+    for method in ("project", "lmo", "_near"):
         together = getattr(Ball(eps), method)(v, low, high)
         for i in range(len(v)):
             box = [
