@@ -338,6 +338,13 @@ def by_hand(net, a, b, ball, alphas, sharpness, worst, best):
     return worst, best
 
 
+def doubt(logits, b):
+    """Where b is the likeliest class, but less than twice as likely as another."""
+    p = logits.softmax(1)
+    ratio = p.gather(1, b[:, None])[:, 0] / p.scatter(1, b[:, None], 0).amax(1)
+    return (ratio >= 1) & (ratio < 2)
+
+
 @pytest.mark.parametrize("Ball, first, then", [(LInf, 4, 6), (L2, 3, 8), (L1, 4, 6)])
 def test_attack_with_its_defaults_follows_the_documented_schedule(Ball, first, then):
     net, a, b = problem(n=200, inputs=20)
@@ -345,16 +352,14 @@ def test_attack_with_its_defaults_follows_the_documented_schedule(Ball, first, t
     alphas = [[1 + math.cos(math.pi * i / n) for i in range(n)] for n in (first, then)]
     few, best = by_hand(net, a, b, ball, alphas[0], 1, a, lowest)
     assert (best > cross_entropy(net(a), b)).any()
-    p = net(few).softmax(1)
-    ratio = p[range(200), b] / p.scatter(1, b[:, None], 0).amax(1)
-    doubt = (ratio >= 1) & (ratio < 2)
-    assert 5 < doubt.sum() < 100
+    some = doubt(net(few), b)
+    assert 5 < some.sum() < 100
     torch.testing.assert_close(attack(net, a, b, ball, first), few, rtol=0, atol=1e-9)
     half = [alpha / 2 for alpha in alphas[1]]
-    more, _ = by_hand(net, a[doubt], b[doubt], ball, half, 2, few[doubt], best[doubt])
-    assert (more != few[doubt]).any()
+    more, _ = by_hand(net, a[some], b[some], ball, half, 2, few[some], best[some])
+    assert (more != few[some]).any()
     expected = few.clone()
-    expected[doubt] = more
+    expected[some] = more
     torch.testing.assert_close(attack(net, a, b, ball), expected, rtol=0, atol=1e-9)
 
 
@@ -375,7 +380,9 @@ def test_more_steps_are_taken_by_default_only_and_where_there_is_doubt(Ball):
     calls.clear()
     attack(model, a, b, ball, restarts=3)  # every restart, and then the doubt that they leave
     assert calls[: 3 * few + 3] == [200] * (3 * few + 3)
-    assert len(calls) == 3 * few + 3 + more + 1 and calls[-1] < 100
+    assert len(calls) == 3 * few + 3 + more + 1
+    kept = attack(net, a, b, ball, few, restarts=3)
+    assert calls[-1] == (in_doubt := doubt(net(kept), b).sum()) and in_doubt > 0
 
 
 @pytest.mark.parametrize("Ball", BALLS)
@@ -640,6 +647,21 @@ def test_robust_accuracy_stops_working_on_a_sample_once_it_is_fooled():
     robust_accuracy(model, a, b, LInf(0.3), steps=4, restarts=2)
     assert calls[0] == 30 and sorted(calls, reverse=True) == calls
     assert calls[-1] < 30
+
+
+def test_robust_accuracy_looks_before_it_takes_a_gradient():
+    """At the first point after a step, where a weak model loses most, and at the last."""
+    net, a, b = problem(n=30)
+    graph = []
+
+    def model(z):
+        graph.append((len(z), torch.is_grad_enabled()))
+        return net(z)
+
+    robust_accuracy(model, a, b, LInf(0.1), steps=3)
+    sizes, grad = zip(*graph, strict=True)
+    assert grad == (True, False, True, True, False)
+    assert sizes[0] == sizes[1] == 30 > sizes[2] >= sizes[3] >= sizes[4] > 0
 
 
 @pytest.mark.parametrize("Ball", [LInf, L2, L1])
