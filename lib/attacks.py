@@ -1,8 +1,8 @@
 """Attacks on a model: high loss within a ball and a box (slides 7, 10 and 12).
 
 ``attack`` is steepest proximal gradient ascent that keeps each sample's worst point;
-``robust_accuracy`` is the share of samples that no point of it misclassifies. The algorithms
-that they are made of stand in lib.ascent, and can be called from here too.
+``robust_accuracy`` is the share of samples that no point of it misclassifies. Their loops are in
+lib.search; the slides' algorithms are in lib.ascent, and can be called from here too.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ def attack(
     in doubt: those with b the likeliest class, but less than twice as likely as another. These
     begin at the point kept, are half as long, and climb the loss of twice the logits, in which
     b's strongest rival counts for more.
+    An ℓ2 step ends on the projection on bounds and the ball, or on one at most 0.1 % smaller.
     Raises ValueError for a model in training mode, for inputs outside bounds or NaN, for labels
     that are no classes of the model, and for settings that make no sense.
     """
