@@ -32,6 +32,8 @@ class Sweep(NamedTuple):
 
 
 class Plan(NamedTuple):
+    """A search: a sweep of every sample from each start, and one of those left in doubt."""
+
     model: Function
     first: Sweep
     then: Sweep | None  # for the samples in doubt
