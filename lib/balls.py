@@ -23,7 +23,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lib.boxes import Bound, box, check_box, clip, room
+from lib.boxes import Bound, check_box, clip, room
+from lib.scaled import flat, rows, scaled, shrunk
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,10 +107,10 @@ class LInf(Ball):
     """The ℓ∞ ball: no entry moves by more than eps. Its dual norm is ℓ1."""
 
     def norm(self, v):
-        return _flat(v).abs().amax(1)
+        return flat(v).abs().amax(1)
 
     def dual_norm(self, g):
-        return _flat(g).abs().sum(1)
+        return flat(g).abs().sum(1)
 
     def sample(self, shape, generator=None):
         v = 2 * torch.rand(shape, generator=generator) - 1
@@ -127,105 +128,40 @@ class L2(Ball):
     """The ℓ2 ball. The norm is its own dual."""
 
     def norm(self, v):
-        return torch.linalg.vector_norm(_flat(v), dim=1)
+        return torch.linalg.vector_norm(flat(v), dim=1)
 
     def dual_norm(self, g):
         return self.norm(g)
 
     def sample(self, shape, generator=None):
         v = torch.randn(shape, generator=generator)
-        v = v / _rows(_flat(v).norm(dim=1), v)
+        v = v / rows(flat(v).norm(dim=1), v)
         volume = torch.rand(shape[0], generator=generator)  # the share of the ball inside ‖v‖
-        return v * _rows(volume ** (1 / math.prod(shape[1:])), v) * self._radius(v)
+        return v * rows(volume ** (1 / math.prod(shape[1:])), v) * self._radius(v)
 
     def _project(self, v, low, high):
-        # It is clip(√τ v) with ψ(τ) = ‖clip(√τ v)‖² / eps² = 1, or clip(v) if ψ(1) <= 1. ψ is
-        # concave, so that the secant method, from 0 and ‖√τ v‖ = eps, climbs to τ from the left.
-        # It needs no slopes. In place: on a CPU new memory costs more than the arithmetic.
-        eps = self._radius(v)
-        tau = (eps / _rows(self.norm(v), v)).square_()
-        if (tau >= 1).all():
-            return clip(v, low, high)
-        low, high = box(v, low, high)
-        tau, last, before, u = tau.clamp_(max=1), 0, -1, torch.empty_like(v)
-        for _ in range(12):
-            u.copy_(v).mul_(tau.sqrt())
-            if low is not None or high is not None:
-                u.clamp_(low, high)
-            excess = _rows(self.norm(u), v).div_(eps).square_().sub_(1)
-            right = (excess.abs() <= 16 * torch.finfo(v.dtype).eps) | ((tau == 1) & (excess < 0))
-            if right.all():
-                return u
-            step = excess * (tau - last) / (excess - before)
-            last, before = tau, excess
-            tau = torch.where(right, tau, tau - step).clamp_(max=1)
-        wrong = ~right.flatten()
-        low, high = (c if c is None else c.expand_as(v)[wrong] for c in (low, high))
-        u[wrong] = L2(eps.flatten().expand(len(v))[wrong])._scale(v[wrong], low, high)
-        return u
+        return shrunk(v, self._radius(v), low, high, 0)
 
     def _near(self, v, low, high):
-        # clip(s v) is the projection on the ball that it just reaches. ‖clip(s v)‖ / s falls in s:
-        # to divide s by the share of eps that is reached leads nearer, and never beyond.
-        eps, (low, high) = self._radius(v), box(v, low, high)
-        scale, u = eps / _rows(self.norm(v), v), torch.empty_like(v)
-        scale = torch.where(eps > 1e-12, scale, torch.nan)  # below, a square may underflow
-        for _ in range(6):
-            torch.mul(v, scale.clamp_(max=1), out=u)
-            if low is not None or high is not None:
-                u.clamp_(low, high)
-            share = _rows(self.norm(u), v).div_(eps)
-            near = (share >= 0.999) | (scale == 1)
-            if near.all():
-                return u
-            scale /= share.masked_fill_(near, 1)
-        far = ~near.flatten()
-        low, high = (c if c is None else c.expand_as(v)[far] for c in (low, high))
-        u[far] = L2(eps.flatten().expand(len(v))[far])._project(v[far], low, high)
-        return u
+        return shrunk(v, self._radius(v), low, high, 0.001)
 
     def _lmo(self, g, low, high):
         if low is None and high is None:
             norm, kind = self.norm(g), torch.finfo(g.dtype)
             least = kind.tiny**0.5 / kind.eps  # from here on no square that matters underflows
             if ((norm > least) & (norm < 1 / least)).all():
-                return g * _rows(self._radius(g).flatten() / norm, g)
-        return self._scale(g, low, high)
-
-    def _scale(self, v: Tensor, low: Bound, high: Bound) -> Tensor:
-        """``clip(s·v, low, high)`` with the s that makes its norm eps, or as near as the box lets.
-
-        By the KKT conditions that is the linear maximizer for v and, for a v outside, the
-        projection of v. ``τ = s²`` solves ``ψ(τ) = Σ min(τ m², room²) = eps²``. ψ is concave
-        and piecewise linear, so that Newton's method climbs to the root from the left, and ends
-        exactly after finitely many pieces.
-        """
-        peak = _flat(v).abs().amax(1).clamp(min=torch.finfo(v.dtype).tiny)
-        unit = v / _rows(peak, v)  # so that no square underflows
-        eps = self._radius(v).flatten()
-        scale = eps / self.norm(unit)  # Newton's step from τ = 0: the radial projection
-        scale = torch.where(peak > torch.finfo(v.dtype).tiny, scale, 0)
-        if low is not None or high is not None:
-            square, limit = _flat(unit.square()), _flat(room(v, low, high).square())
-            for _ in range(square.shape[1] + 1):
-                free = scale.square()[:, None] * square < limit
-                slope = torch.where(free, square, 0).sum(1)
-                left = eps.square() - torch.where(free, 0, limit).sum(1)
-                step = torch.where(slope > 0, left.clamp(min=0) / slope, scale.square()).sqrt()
-                if not (step > scale).any():
-                    break
-                scale = torch.maximum(scale, step)
-        return clip(unit * _rows(scale, v), low, high)
+                return g * rows(self._radius(g).flatten() / norm, g)
+        return scaled(g, self._radius(g), low, high)
 
 
 class L1(Ball):
     """The ℓ1 ball: its linear maximizers are sparse. Its dual norm is ℓ∞."""
 
     def norm(self, v):
-        return _flat(v).abs().sum(1)
+        return flat(v).abs().sum(1)
 
     def dual_norm(self, g):
-        return _flat(g).abs().amax(1)
+        return flat(g).abs().amax(1)
 
     def sample(self, shape, generator=None):
         # Of p + 1 exponentials, the first p over the sum of all are uniform in the simplex.
@@ -243,7 +179,7 @@ class L1(Ball):
         outside = self.norm(inside)[:, None] > eps
         if not outside.any():
             return inside
-        m, limit = _flat(v.abs()), _flat(room(v, low, high))
+        m, limit = flat(v.abs()), flat(room(v, low, high))
         points = torch.cat([m, m - limit], 1).clamp(min=0).sort(1).values
         first = torch.zeros_like(outside, dtype=torch.int64)
         last = first + points.shape[1] - 1
@@ -258,24 +194,14 @@ class L1(Ball):
             left = eps - excess.clamp(min=0).minimum(limit).sum(1, keepdim=True)
             excess = excess + left / free
         u = v.sign() * excess.clamp(min=0).minimum(limit).reshape(v.shape)
-        return torch.where(_rows(outside, v), u, inside)
+        return torch.where(rows(outside, v), u, inside)
 
     def _lmo(self, g, low, high):
         # Spend eps on the largest entries first, each up to its room (a fractional knapsack).
-        m, eps = _flat(g).abs(), self._radius(g).reshape(-1, 1)
+        m, eps = flat(g).abs(), self._radius(g).reshape(-1, 1)
         order = m.argsort(1, descending=True)
-        limit = _flat(room(g, low, high)).minimum(eps).masked_fill(m == 0, 0)
+        limit = flat(room(g, low, high)).minimum(eps).masked_fill(m == 0, 0)
         limit = limit.gather(1, order)
         spent = torch.nn.functional.pad(limit.cumsum(1), (1, 0))[:, :-1]
         share = torch.minimum(limit, (eps - spent).clamp(min=0))
         return torch.zeros_like(m).scatter(1, order, share).reshape(g.shape) * g.sign()
-
-
-def _flat(v: Tensor) -> Tensor:
-    """[n, ...] -> [n, p]; [n] -> [n, 1]."""
-    return v.unsqueeze(-1).flatten(1)
-
-
-def _rows(per_sample: Tensor, like: Tensor) -> Tensor:
-    """[n] -> [n, 1, ..., 1], to meet a batch ``like`` [n, ...]."""
-    return per_sample.reshape(-1, *[1] * (like.dim() - 1))

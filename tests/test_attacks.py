@@ -324,17 +324,7 @@ def by_hand(net, a, b, ball, alphas, sharpness, worst, best):
         if alpha is not None:
             g = torch.func.grad(lambda e: cross_entropy(sharpness * net(a + e), b).sum())(eta)
             room = (-a - eta, 1 - a - eta) if isinstance(ball, L1) else ()
-            eta = eta + type(ball)(c * alpha * ball.eps).lmo(g, *room)
-            if isinstance(ball, L2):
-                scale = (ball.eps / eta.norm(dim=1, keepdim=True)).clamp(max=1)
-                for _ in range(6):  # up to the first that reaches 99.9 %, or is not scaled at all
-                    u = torch.minimum(torch.maximum(scale * eta, -a), 1 - a)
-                    share = u.norm(dim=1, keepdim=True) / ball.eps
-                    far = (share < 0.999) & (scale < 1)
-                    scale = torch.where(far, scale / share, scale).clamp(max=1)
-                eta = torch.where(far, ball.project(eta, -a, 1 - a), u)
-            else:
-                eta = ball.project(eta, -a, 1 - a)
+            eta = ball._near(eta + type(ball)(c * alpha * ball.eps).lmo(g, *room), -a, 1 - a)
     return worst, best
 
 

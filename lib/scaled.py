@@ -1,0 +1,84 @@
+"""``clip(s·v, low, high)`` with an s for each sample: what the ℓ2 ball and a box ask for.
+
+By the KKT conditions the projection of a v outside is of this form, and so is the linear
+maximizer for v: only the scale s is to be found. ``ψ(τ) = ‖clip(√τ v)‖² / eps²`` is concave and
+piecewise linear, and ψ(s²) = 1.
+
+v is a batch [n, ...] and eps holds the radii [1 or n, 1, ..., 1], in v's units and type.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lib.boxes import Bound, box, clip, room
+
+
+def shrunk(v: Tensor, eps: Tensor, low: Bound, high: Bound, tolerance: float) -> Tensor:
+    """The projection on the box and the ball, or one smaller by at most the share tolerance.
+
+    By the secant method, which needs no slopes: from τ = 0 and ‖√τ v‖ = eps it climbs to the root
+    from the left. In place: on a CPU new memory costs more than the arithmetic.
+    """
+    tau = (eps / _norm(v)).square_()
+    if (tau >= 1).all():
+        return clip(v, low, high)
+    low, high = box(v, low, high)
+    above = 16 * torch.finfo(v.dtype).eps
+    below = -max(2 * tolerance - tolerance**2, above)  # of the square
+    tau, last, before, u = tau.clamp_(max=1), 0, -1, torch.empty_like(v)
+    for _ in range(12):
+        u.copy_(v).mul_(tau.sqrt())
+        if low is not None or high is not None:
+            u.clamp_(low, high)
+        excess = _norm(u).div_(eps).square_().sub_(1)
+        right = (excess <= above) & ((excess >= below) | (tau == 1))
+        if right.all():
+            return u
+        step = excess * (tau - last) / (excess - before)
+        last, before = tau, excess
+        tau = torch.where(right, tau, tau - step).clamp_(max=1)
+    wrong = ~right.flatten()
+    low, high = (c if c is None else c.expand_as(v)[wrong] for c in (low, high))
+    u[wrong] = scaled(v[wrong], rows(eps.flatten().expand(len(v))[wrong], v), low, high)
+    return u
+
+
+def scaled(v: Tensor, eps: Tensor, low: Bound, high: Bound) -> Tensor:
+    """``clip(s·v)`` of norm eps, or as near to eps as the box lets.
+
+    By Newton's method, which climbs from the left too, and ends exactly after finitely many pieces.
+    """
+    least = torch.finfo(v.dtype).tiny
+    peak = flat(v).abs().amax(1).clamp(min=least)
+    unit = v / rows(peak, v)  # so that no square underflows
+    eps = eps.flatten()
+    scale = eps / _norm(unit).flatten()  # Newton's step from τ = 0: the radial projection
+    scale = torch.where(peak > least, scale, 0)
+    if low is not None or high is not None:
+        square, limit = flat(unit.square()), flat(room(v, low, high).square())
+        for _ in range(square.shape[1] + 1):
+            free = scale.square()[:, None] * square < limit
+            slope = torch.where(free, square, 0).sum(1)
+            left = eps.square() - torch.where(free, 0, limit).sum(1)
+            step = torch.where(slope > 0, left.clamp(min=0) / slope, scale.square()).sqrt()
+            if not (step > scale).any():
+                break
+            scale = torch.maximum(scale, step)
+    return clip(unit * rows(scale, v), low, high)
+
+
+def flat(v: Tensor) -> Tensor:
+    """[n, ...] -> [n, p]; [n] -> [n, 1]."""
+    return v.unsqueeze(-1).flatten(1)
+
+
+def rows(per_sample: Tensor, like: Tensor) -> Tensor:
+    """[n] -> [n, 1, ..., 1], to meet a batch ``like`` [n, ...]."""
+    return per_sample.reshape(-1, *[1] * (like.dim() - 1))
+
+
+def _norm(v: Tensor) -> Tensor:
+    """The ℓ2 norms, shaped as eps is."""
+    return rows(torch.linalg.vector_norm(flat(v), dim=1), v)
