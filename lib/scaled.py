@@ -25,20 +25,22 @@ def shrunk(v: Tensor, eps: Tensor, low: Bound, high: Bound, tolerance: float) ->
     if (tau >= 1).all():
         return clip(v, low, high)
     low, high = box(v, low, high)
-    above = 16 * torch.finfo(v.dtype).eps
-    below = -max(2 * tolerance - tolerance**2, above)  # of the square
-    tau, last, before, u = tau.clamp_(max=1), 0, -1, torch.empty_like(v)
+    least = -max(2 * tolerance - tolerance**2, 16 * torch.finfo(v.dtype).eps)  # of the square
+    tau = tau.clamp_(max=1)
+    last, before, u = torch.zeros_like(tau), torch.full_like(tau, -1), torch.empty_like(v)
     for _ in range(12):
         u.copy_(v).mul_(tau.sqrt())
         if low is not None or high is not None:
             u.clamp_(low, high)
         excess = _norm(u).div_(eps).square_().sub_(1)
-        right = (excess <= above) & ((excess >= below) | (tau == 1))
+        right = (excess >= least) | (tau == 1)
         if right.all():
-            return u
-        step = excess * (tau - last) / (excess - before)
-        last, before = tau, excess
-        tau = torch.where(right, tau, tau - step).clamp_(max=1)
+            break
+        root = torch.lerp(last, tau, before / (before - excess))
+        last, before, tau = tau, excess, torch.where(right, tau, root).clamp_(max=1)
+    right &= excess <= 16 * torch.finfo(v.dtype).eps
+    if right.all():
+        return u
     wrong = ~right.flatten()
     low, high = (c if c is None else c.expand_as(v)[wrong] for c in (low, high))
     u[wrong] = scaled(v[wrong], rows(eps.flatten().expand(len(v))[wrong], v), low, high)
@@ -81,4 +83,5 @@ def rows(per_sample: Tensor, like: Tensor) -> Tensor:
 
 def _norm(v: Tensor) -> Tensor:
     """The ℓ2 norms, shaped as eps is."""
-    return rows(torch.linalg.vector_norm(flat(v), dim=1), v)
+    over = tuple(range(1, v.dim()))
+    return torch.linalg.vector_norm(v, dim=over, keepdim=True) if over else v.abs()
