@@ -91,7 +91,7 @@ def _climb(
     moves = sweep.moves(ball)
     if first and plan.drop:  # a weak model loses most samples in one step: look before a gradient
         moves.insert(1, None)
-    project = _around(ball, found, plan)
+    project = None
     for move in moves:
         logits, loss, gradient = _look(z, found.b, plan, move and sweep, first)
         right = predict(logits) == found.b if plan.drop else None
@@ -102,9 +102,10 @@ def _climb(
             if len(right) == 0:
                 break
             [gradient] = _rows(right, gradient) if move else [None]
-            project = _around(ball, found, plan)
+            project = None
         here, first = (z if move else z.clone()), False  # _where overwrites it
         if move:
+            project = project or _around(ball, found, plan)
             z = project(steepest_move(gradient, move.part(found.index), here, *plan.bounds))
         higher = loss > found.loss
         found = found._replace(
