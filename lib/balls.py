@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from lib.boxes import Bound, check_box, clip, room
-from lib.scaled import flat, rows, scaled, shrunk
+from lib.scaled import flat, near, rows, scaled, shrunk
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,10 +140,10 @@ class L2(Ball):
         return v * rows(volume ** (1 / math.prod(shape[1:])), v) * self._radius(v)
 
     def _project(self, v, low, high):
-        return shrunk(v, self._radius(v), low, high, 0)
+        return shrunk(v, self._radius(v), low, high)
 
     def _near(self, v, low, high):
-        return shrunk(v, self._radius(v), low, high, 0.001)
+        return near(v, self._radius(v), low, high)
 
     def _lmo(self, g, low, high):
         if low is None and high is None:

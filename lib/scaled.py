@@ -15,8 +15,29 @@ from torch import Tensor
 from lib.boxes import Bound, box, clip, room
 
 
-def shrunk(v: Tensor, eps: Tensor, low: Bound, high: Bound, tolerance: float) -> Tensor:
-    """The projection on the box and the ball, or one smaller by at most the share tolerance.
+def near(v: Tensor, eps: Tensor, low: Bound, high: Bound) -> Tensor:
+    """The projection on the box and the ball, or on a ball of at least 99.9 % of the radius.
+
+    ``s ← s eps / ‖clip(s·v)‖`` climbs from the radial projection and stays inside: where s grows by
+    a factor, the norm grows by no more. In place, as shrunk is.
+    """
+    s, u, (low, high) = eps / _norm(v), torch.empty_like(v), box(v, low, high)
+    s.clamp_(max=1)
+    for _ in range(8):
+        u.copy_(v).mul_(s)
+        if low is not None or high is not None:
+            u.clamp_(low, high)
+        grown = (eps / _norm(u)).mul_(s).clamp_(max=1)
+        enough = grown <= 1.001 * s
+        if enough.all():
+            break
+        s = torch.where(enough, s, grown)
+    enough &= grown >= 0.999 * s  # where squares underflow it falls
+    return _mended(u, enough, v, eps, low, high)
+
+
+def shrunk(v: Tensor, eps: Tensor, low: Bound, high: Bound) -> Tensor:
+    """The projection on the box and the ball.
 
     By the secant method, which needs no slopes: from τ = 0 and ‖√τ v‖ = eps it climbs to the root
     from the left. In place: on a CPU new memory costs more than the arithmetic.
@@ -25,7 +46,7 @@ def shrunk(v: Tensor, eps: Tensor, low: Bound, high: Bound, tolerance: float) ->
     if (tau >= 1).all():
         return clip(v, low, high)
     low, high = box(v, low, high)
-    least = -max(2 * tolerance - tolerance**2, 16 * torch.finfo(v.dtype).eps)  # of the square
+    rounding = 16 * torch.finfo(v.dtype).eps
     tau = tau.clamp_(max=1)
     last, before, u = torch.zeros_like(tau), torch.full_like(tau, -1), torch.empty_like(v)
     for _ in range(12):
@@ -33,17 +54,20 @@ def shrunk(v: Tensor, eps: Tensor, low: Bound, high: Bound, tolerance: float) ->
         if low is not None or high is not None:
             u.clamp_(low, high)
         excess = _norm(u).div_(eps).square_().sub_(1)
-        right = (excess >= least) | (tau == 1)
+        right = (excess >= -rounding) | (tau == 1)
         if right.all():
             break
         root = torch.lerp(last, tau, before / (before - excess))
         last, before, tau = tau, excess, torch.where(right, tau, root).clamp_(max=1)
-    right &= excess <= 16 * torch.finfo(v.dtype).eps
-    if right.all():
-        return u
-    wrong = ~right.flatten()
-    low, high = (c if c is None else c.expand_as(v)[wrong] for c in (low, high))
-    u[wrong] = scaled(v[wrong], rows(eps.flatten().expand(len(v))[wrong], v), low, high)
+    return _mended(u, right & (excess <= rounding), v, eps, low, high)
+
+
+def _mended(u: Tensor, right: Tensor, v: Tensor, eps: Tensor, low: Bound, high: Bound) -> Tensor:
+    """u, with the projections of the samples that are not right."""
+    if not right.all():
+        wrong = ~right.flatten()
+        low, high = (c if c is None else c.expand_as(v)[wrong] for c in (low, high))
+        u[wrong] = scaled(v[wrong], rows(eps.flatten().expand(len(v))[wrong], v), low, high)
     return u
 
 

@@ -98,9 +98,9 @@ def _climb(
         if plan.drop and not right.all():
             [right] = torch.where(right)
             found = Found(*_rows(right, *found))
-            z, logits, loss = _rows(right, z, logits, loss)
             if len(right) == 0:
                 break
+            z, logits, loss = _rows(right, z, logits, loss)
             [gradient] = _rows(right, gradient) if move else [None]
             project = None
         here, first = (z if move else z.clone()), False  # _where overwrites it
