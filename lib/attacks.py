@@ -54,7 +54,7 @@ def attack(
     a: inputs [n, ...] within bounds, in whose units the radius is; b: int64 labels [n].
     step_size: a number, one a step, or None for ``αᵢ = c eps (1 + cos(π i / steps))``, c = 5 for
     ℓ2 and 1 otherwise: the first steps cross the ball, the last ones refine.
-    steps: a number, or None for 4 (ℓ2: 2) and, if step_size is None too, 7 more for the samples
+    steps: a number, or None for 4 (ℓ2: 2) and, if step_size is None too, 7 (9) more for the samples
     in doubt: those with b the likeliest class, by less than 1 in the logits. These begin at the
     point kept, are half as long, and climb the loss of twice the logits, in which b's strongest
     rival counts for more.
@@ -137,8 +137,8 @@ def _plan(
     if restarts < 1:
         raise ValueError(f"restarts must be >= 1, got {restarts}")
     relative = step_size is None
-    c, few = (5, 2) if isinstance(ball, L2) else (1, 4)
-    then = Sweep(_cosine(c / 2, 7), True, sharpness=2) if relative and steps is None else None
+    c, few, more = (5, 2, 9) if isinstance(ball, L2) else (1, 4, 7)
+    then = Sweep(_cosine(c / 2, more), True, sharpness=2) if relative and steps is None else None
     steps = few if steps is None else steps
     alphas = step_sizes(_cosine(c, steps) if relative else step_size, steps)
     generator = generator or torch.Generator().manual_seed(0)
