@@ -279,12 +279,29 @@ def test_near_projections_are_those_of_a_ball_of_at_least_999_thousandths_of_the
     assert (size(u - own) <= 1e-9 * size(own)).all()
 
 
+@pytest.mark.parametrize("method", ["project", "_near"])
 @pytest.mark.parametrize("eps", [1e-18, 1e-25, 1e-38])
-def test_near_projections_on_tiny_balls_do_not_leave_them(eps):
+def test_projections_on_tiny_balls_do_not_leave_them(eps, method):
     v = torch.randn(5, 20, generator=torch.Generator().manual_seed(0))
-    u = L2(eps)._near(v, -1.0, 1.0)  # in float32 the squares underflow
+    u = getattr(L2(eps), method)(v, -1.0, 1.0)  # in float32 the squares underflow
     assert (size(u.double()) <= eps * (1 + 1e-5)).all()
     assert (size(u.double()) >= 0.99 * eps).all()
+
+
+@pytest.mark.parametrize("method", ["project", "_near"])
+def test_projections_in_float32_stay_in_balls_and_boxes_of_every_size(method):
+    """Some squares underflow, and the norm seems smaller than it is."""
+    generator = torch.Generator().manual_seed(0)
+
+    def sizes(*shape, least, most):
+        return 10 ** (least + (most - least) * torch.rand(*shape, generator=generator))
+
+    for p in range(1, 40):
+        eps = sizes(400, least=-19, most=4)
+        v = torch.randn(400, p, generator=generator) * sizes(400, 1, least=-6, most=6)
+        low, high = -sizes(400, p, least=-12, most=4), sizes(400, p, least=-12, most=4)
+        u = getattr(L2(eps), method)(v, low, high)
+        assert (size(u.double()) <= eps * (1 + 1e-5)).all()
 
 
 @pytest.mark.parametrize("seed", range(5))
