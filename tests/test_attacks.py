@@ -681,6 +681,24 @@ def test_robust_accuracy_looks_before_it_takes_a_gradient():
     sizes, grad = zip(*graph, strict=True)
     assert grad == (True, False, True, True, False)
     assert sizes[0] == sizes[1] == 30 > sizes[2] >= sizes[3] >= sizes[4] > 0
+    graph.clear()
+    robust_accuracy(model, a, b, LInf(0.1), steps=3, restarts=2)  # and in the first sweep only
+    sizes, grad = zip(*graph, strict=True)
+    assert grad == (True, False, True, True, False, True, True, True, False)
+
+
+def test_one_image_expanded_to_a_batch_is_attacked_as_its_copies_are():
+    net, a, _ = problem(n=1)
+    b = torch.arange(3)
+    z = attack(net, a.expand(3, *a.shape[1:]), b, L2(0.5))
+    assert torch.equal(z, attack(net, a.repeat(3, *[1] * (a.dim() - 1)), b, L2(0.5)))
+
+
+def test_no_steps_are_spent_on_samples_whose_logits_are_nan():
+    _, a, b = problem(n=30)
+    calls, model = counted(lambda z: torch.full((len(z), 3), torch.nan) + 0 * z.sum())
+    assert torch.equal(attack(model, a, b, LInf(0.1)), a)
+    assert calls == [30] * 5
 
 
 @pytest.mark.parametrize("Ball", [LInf, L2, L1])
