@@ -67,6 +67,9 @@ def attack(
     return worst(a, b, ball, plan)
 
 
+SIGNATURE = inspect.signature(attack)
+
+
 @torch.inference_mode(False)
 def robust_accuracy(
     model: Function,
@@ -87,7 +90,7 @@ def robust_accuracy(
     Raises ValueError as ``attack`` does, and for an empty batch, which has no accuracy.
     """
     a = a.detach()
-    settings = inspect.signature(attack).bind(model, a, b, ball, **attack_settings)
+    settings = SIGNATURE.bind(model, a, b, ball, **attack_settings)
     settings.apply_defaults()
     plan = _plan(*settings.args, **settings.kwargs)
     if len(a) == 0 or batch_size < 1:

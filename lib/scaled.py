@@ -21,10 +21,10 @@ def near(v: Tensor, eps: Tensor, low: Bound, high: Bound) -> Tensor:
     ``s ← s eps / ‖clip(s·v)‖`` climbs from the radial projection and stays inside: where s grows by
     a factor, the norm grows by no more. In place, as shrunk is.
     """
-    s, u, (low, high) = eps / _norm(v), torch.empty_like(v), box(v, low, high)
-    s.clamp_(max=1)
+    v, (low, high) = v.detach(), box(v, low, high)
+    s, u = (eps / _norm(v)).clamp_(max=1), torch.empty_like(v)
     for _ in range(8):
-        u.copy_(v).mul_(s)
+        torch.mul(v, s, out=u)
         if low is not None or high is not None:
             u.clamp_(low, high)
         grown = (eps / _norm(u)).mul_(s).clamp_(max=1)
