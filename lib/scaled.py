@@ -19,7 +19,7 @@ def near(v: Tensor, eps: Tensor, low: Bound, high: Bound) -> Tensor:
     """The projection on the box and the ball, or on a ball of at least 99.9 % of the radius.
 
     ``s ← s eps / ‖clip(s·v)‖`` climbs from the radial projection and stays inside: where s grows by
-    a factor, the norm grows by no more. In place, as shrunk is.
+    a factor, the norm grows by no more. In place, as shrunk is, and without a graph for autograd.
     """
     v, (low, high) = v.detach(), box(v, low, high)
     s, u = (eps / _norm(v)).clamp_(max=1), torch.empty_like(v)
