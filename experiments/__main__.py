@@ -10,9 +10,8 @@ import tyro
 from tyro.extras import subcommand_type_from_defaults
 
 from experiments.running import RunError, run
-from lib.checkpoints import CheckpointError
 from lib.data import DataError
-from lib.processes import ProcessLost
+from lib.runs import CheckpointError, ProcessLost
 
 MODULES = {
     "wgan-points": "wgan_points",

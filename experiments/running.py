@@ -25,8 +25,9 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
-from lib import data, processes, records
-from lib.files import write_whole
+from lib import data
+from lib.runs import processes, records
+from lib.runs.files import write_whole
 
 RUNS = Path(__file__).parent / "runs"
 Row = dict[str, Any]
