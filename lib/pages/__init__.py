@@ -1,10 +1,11 @@
 """What a page uses."""
 
-from lib.pages import exercises, plots
+from lib.pages import exercises, interactive, plots
 from lib.pages._setup import setup
 
 __all__ = [
     "exercises",
+    "interactive",
     "plots",
     "setup",
 ]
