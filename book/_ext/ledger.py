@@ -13,6 +13,7 @@ from sphinx.util.docutils import SphinxDirective
 
 BOOK = Path(__file__).resolve().parent.parent
 
+
 def rows(name):
     return yaml.safe_load((BOOK / name).read_text(encoding="utf-8"))
 
@@ -45,7 +46,7 @@ class SlideMap(Generated):
         chapters = dict.fromkeys(row["chapter"] for row in slides)
         for chapter in chapters:
             parts.append(self.heading(chapter))
-            parts += [":::{list-table}", ":class: slide-map", ":widths: 8 52 40", ":header-rows: 1"]
+            parts += [":::{list-table}", ":class: slide-map", ":widths: 8 50 42", ":header-rows: 1"]
             parts += ["* - No.", "  - What it states", "  - Code and tests"]
             for row in slides:
                 if row["chapter"] == chapter:
@@ -77,7 +78,7 @@ class SlideMap(Generated):
 
 
 class Errata(Generated):
-    """``{errata} answer``, ``{errata} assumption``, ``{errata} misprint``, or ``{errata} summary``."""
+    """``{errata} TIER`` lists the entries of a tier, ``{errata} summary`` the first in brief."""
 
     required_arguments = 1
 
@@ -88,7 +89,7 @@ class Errata(Generated):
         return write([entry for entry in rows("errata.yml") if entry["tier"] == tier])
 
     def summary(self, entries):
-        lines = [":::{list-table}", ":class: errata-table", ":widths: 9 53 38", ":header-rows: 1"]
+        lines = [":::{list-table}", ":class: errata-table", ":widths: 8 50 42", ":header-rows: 1"]
         lines += ["* - Slide", "  - Written", "  - Right"]
         for entry in entries:
             written, right = entry["row"]
@@ -97,7 +98,7 @@ class Errata(Generated):
         return "\n".join([*lines, ":::", ""])
 
     def misprints(self, entries):
-        lines = [":::{list-table}", ":class: errata-table", ":widths: 14 43 43", ":header-rows: 1"]
+        lines = [":::{list-table}", ":class: errata-table", ":widths: 8 46 46", ":header-rows: 1"]
         lines += ["* - Slide", "  - Written", "  - Right"]
         for entry in entries:
             look_for = f". *Look for* {entry['look_for']}" if "look_for" in entry else ""
@@ -110,12 +111,12 @@ class Errata(Generated):
 
     def entry(self, entry):
         plural = "s" if "also" in entry else ""
-        fields = {"Written": "written", "Right": "right", "Why": "why", "Look for": "look_for"}
+        fields = {"Written": "written", "Right": "right", "Why": "why"}
+        look_for = f" · look for {entry['look_for']}" if "look_for" in entry else ""
         lines = [f"({anchor(entry)})=", ":::::{container} erratum"]
-        lines += [f"**{entry['id']}**{mark(entry)} · slide{plural} {slides(entry)}", ""]
+        lines += [f"**{entry['id']}**{mark(entry)} · slide{plural} {slides(entry)}{look_for}", ""]
         for label, field in fields.items():
-            if field in entry:
-                lines += [f"{label}\n: {indent(entry[field], 2)}", ""]
+            lines += [f"{label}\n: {indent(entry[field], 2)}", ""]
         lines += ["````{admonition} The program", ":class: dropdown", "```python"]
         return "\n".join([*lines, entry["program"].rstrip(), "```", "````", ":::::", ""])
 
