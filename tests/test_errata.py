@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from scipy import stats
 
 ERRATA = Path(__file__).parent.parent / "book" / "errata.yml"
 ENTRIES = yaml.safe_load(ERRATA.read_text(encoding="utf-8"))
@@ -127,6 +128,57 @@ def test_the_program_holds_for_the_right_version_and_fails_for_the_slides(entry)
 @pytest.mark.parametrize("entry", PROVED, ids=lambda entry: entry["id"])
 def test_the_program_with_its_versions_exchanged_is_refused(entry):
     assert flaws(entry["program"] + "\nslide, right = right, slide\n")
+
+
+def numbers() -> dict[str, list[str]]:
+    """The numbers in the entries' reasons, computed here once more."""
+    found = {}
+    moved = stats.foldnorm(2.5, scale=2).mean()  # E |2 X - 5|
+    found["28.1"] = [f"{2 / np.sqrt(np.pi):.4f}", f"{moved:.4f}"]
+    value = [round(s + 10 * (s - 1) ** 2) for s in (1, 10, 100)]
+    found["39.1"] = ["{}, {} and {:,}".format(*value), f"s = {1 + 1 / 20:.2f}"]
+    p, q = np.array([0.5, 0.5]), np.array([0.9, 0.1])
+    mixture = (p + q) / 2
+    halves = [
+        stats.entropy(p, m) / 2 + stats.entropy(q, n) / 2 for m, n in ((mixture,) * 2, (q, p))
+    ]
+    found["41.1"] = ["{:.4f} and {:.4f}".format(*halves)]
+    g, t = 3.5, 3.5 / 50  # the l1 norm of the gradient, and t*
+    found["15.5"] = [f"{t:.2f}", f"{g * t - 25 * t**2:.4f}", f"{g * t + 25 * t**2:.4f}"]
+    found["15.6"] = [f"{t:.2f}", f"falls by {25 * 0.3**2 - g * 0.3:.1f}"]
+    found["31.3"] = [f"{stats.chi2.pdf(1, df=1):.4f}"]
+    s = np.linspace(0.5, 2, 300_001)
+    found["21.2"] = [f"{((8 * s**2 / (1 + s**2) ** 2 - 1) / s).max():.4f}"]
+    x = np.linspace(-1, 1, 201)
+    largest = [w * (np.abs(x - c) + 0.5) ** 2 for w, c in ((4, 1), (1, -1))]
+    mean = [(4 * (x + e - 1) ** 2 + (x + e + 1) ** 2) for e in (-0.5, 0.5)]  # convex: at an end
+    least = x[sum(largest).argmin()], x[np.max(mean, axis=0).argmin()]
+    found["6.3"] = ["{:.1f} and {:.1f}".format(*least)]
+    found["33.3"] = [f"{np.sqrt(2 / np.pi) * np.pi / 8:.4f}"]
+    f = np.polynomial.Polynomial([0, 0.45, -1.2, 1])
+    found["11.4"] = [f"{min(f.deriv().roots()):.1f}", f"{f(0.3):.3f}", f"{f(1):.2f}"]
+    found["8.8"] = [f"norm {abs(np.array([10, 0, 0])).sum()},", f"has {np.ones(3).sum():.0f}"]
+    return found
+
+
+@pytest.mark.parametrize("name", numbers())
+def test_the_numbers_in_a_reason_are_right(name):
+    [entry] = [entry for entry in ENTRIES if entry["id"] == name]
+    for text in numbers()[name]:
+        assert text in entry["why"], f"{text} is not in {entry['why']}"
+
+
+def test_the_gradients_of_slide_44_are_right():
+    [entry] = [entry for entry in ENTRIES if entry["id"] == "44.4"]
+    names: dict = {}
+    exec(entry["program"], names)
+    x, h = np.ones(2), names["h"]
+    at = {version: h * (x + names[version](x)) for version in ("slide", "right")}
+    steps = 1e-5 * np.eye(2)
+    value = [[(h * (u + names["slide"](u)) ** 2).sum() / 2 for u in (x + s, x - s)] for s in steps]
+    through = [(above - below) / 2e-5 for above, below in value]
+    for vector in (at["right"], at["slide"], through):
+        assert "({:.4f}, {:.4f})".format(*vector) in entry["why"]
 
 
 GOOD = """
