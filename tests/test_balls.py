@@ -260,7 +260,7 @@ def test_the_secant_method_alone_projects_moved_images_onto_ball_and_box(seed, d
     v = torch.randn(40, 784, generator=generator, dtype=dtype) * 0.1 * 3 ** (seed % 5 - 1)
     exact = scaled.scaled(v, torch.tensor([[1.5]], dtype=dtype), -a, 1 - a)
     monkeypatch.setattr(scaled, "scaled", None)
-    found = L2(1.5)._project(v, -a, 1 - a)
+    found = L2(1.5).project(v, -a, 1 - a)
     inside = clip(v, -a, 1 - a).norm(dim=1) <= 1.5
     assert seed % 5 == 0 or not inside.all()
     near = 20 * torch.finfo(dtype).eps
@@ -272,14 +272,14 @@ def test_the_secant_method_alone_projects_moved_images_onto_ball_and_box(seed, d
 @given(problem=problems())
 def test_near_projections_are_those_of_a_ball_of_at_least_999_thousandths_of_the_radius(problem):
     v, eps, low, high = problem
-    u, exact = L2(eps)._near(v, low, high), L2(eps).project(v, low, high)
+    u, exact = L2(eps).project_within(v, low, high), L2(eps).project(v, low, high)
     assert_feasible(L2, u, eps, low, high)
     assert (size(u) >= 0.999 * size(exact)).all()
     own = L2(size(u)).project(v, low, high)
     assert (size(u - own) <= 1e-9 * size(own)).all()
 
 
-@pytest.mark.parametrize("method", ["project", "_near"])
+@pytest.mark.parametrize("method", ["project", "project_within"])
 @pytest.mark.parametrize("eps", [1e-18, 1e-25, 1e-38])
 def test_projections_on_tiny_balls_do_not_leave_them(eps, method):
     v = torch.randn(5, 20, generator=torch.Generator().manual_seed(0))
@@ -288,7 +288,7 @@ def test_projections_on_tiny_balls_do_not_leave_them(eps, method):
     assert (size(u.double()) >= 0.99 * eps).all()
 
 
-@pytest.mark.parametrize("method", ["project", "_near"])
+@pytest.mark.parametrize("method", ["project", "project_within"])
 def test_projections_in_float32_stay_in_balls_and_boxes_of_every_size(method):
     """Some squares underflow, and the norm seems smaller than it is."""
     generator = torch.Generator().manual_seed(0)
@@ -311,7 +311,7 @@ def test_moved_images_are_projected_nearly_and_not_exactly(seed, monkeypatch):
     a = (torch.randn(40, 784, generator=generator) / 2).clamp(0, 1)
     v = torch.randn(40, 784, generator=generator) * 0.1 * 3 ** (seed % 3)
     monkeypatch.setattr(scaled, "scaled", None)
-    share = L2(1.5)._near(v, -a, 1 - a).norm(dim=1) / 1.5
+    share = L2(1.5).project_within(v, -a, 1 - a).norm(dim=1) / 1.5
     assert ((share >= 0.999) & (share <= 1 + 1e-6)).all() and (share < 1 - 1e-6).any()
 
 
@@ -438,7 +438,7 @@ def test_dual_norms_by_enumeration_of_the_extreme_points(seed):
 @given(problem=problems())
 def test_each_sample_is_treated_alone(Ball, problem):
     v, eps, low, high = problem
-    for method in ("project", "lmo", "_near"):
+    for method in ("project", "lmo", "project_within"):
         together = getattr(Ball(eps), method)(v, low, high)
         for i in range(len(v)):
             box = [

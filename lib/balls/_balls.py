@@ -57,50 +57,67 @@ class Ball(ABC):
     def sample(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
         """Points [n, ...] drawn from the ball, uniformly by volume."""
 
-    def project(self, v: Tensor, low: Bound = None, high: Bound = None) -> Tensor:
+    def project(
+        self, v: Tensor, low: Bound = None, high: Bound = None, *, check: bool = True
+    ) -> Tensor:
         """The point of the ball, or of the ball and the box, nearest to v in ℓ2.
 
         This is the prox-operator of the set's indicator function (slide 11, prop-prox-indicator).
-        low and high are numbers or tensors that broadcast to v.
+        low and high are numbers or tensors that broadcast to v. v keeps its values.
+        check=False is for loops that checked their box before they began: the box is not looked
+        at again, and the result is v itself, not a copy, where nothing has to move.
         Raises ValueError unless ``low <= 0 <= high``.
         """
+        if not check:
+            return self._project(v, low, high)
         check_box(low, high)
         nearest = self._project(v, low, high)
         return nearest.clone() if nearest is v else nearest
 
-    def lmo(self, g: Tensor, low: Bound = None, high: Bound = None) -> Tensor:
+    def project_within(self, v: Tensor, low: Bound = None, high: Bound = None) -> Tensor:
+        """The projection on the box and this ball, or on a ball of at least 99.9 % of its radius.
+
+        Quicker than ``project`` for the ℓ2 ball and a box, the same for the other balls. For
+        loops: the box is not checked, no graph is built, and the result may be v itself. v keeps
+        its values.
+        """
+        return self._project(v.detach(), low, high)
+
+    def lmo(
+        self, g: Tensor, low: Bound = None, high: Bound = None, *, check: bool = True
+    ) -> Tensor:
         """A maximizer of ``⟨g, v⟩`` over the ball, or over the ball and the box (slides 8, 9).
 
         Without a box the maximum is ``eps · dual_norm(g)`` (prop-lmo, prop-lmo-box). Entries with
-        g = 0 stay 0.
+        g = 0 stay 0. The result is a tensor of its own.
+        check=False is for loops that checked their box before they began.
         Raises ValueError unless ``low <= 0 <= high``.
         """
-        check_box(low, high)
+        if check:
+            check_box(low, high)
         return self._lmo(g, low, high)
 
-    # The same without the check, for loops that checked their box before they began.
     @abstractmethod
     def _project(self, v: Tensor, low: Bound, high: Bound) -> Tensor: ...
 
     @abstractmethod
     def _lmo(self, g: Tensor, low: Bound, high: Bound) -> Tensor: ...
 
-    def _near(self, v: Tensor, low: Bound, high: Bound) -> Tensor:
-        """The projection on the box and this ball, or one of at least 99.9 % of its radius."""
-        return self._project(v, low, high)
+    def radius(self, v: Tensor) -> Tensor:
+        """eps in v's type and on its device, shaped [1 or n, 1, ..., 1] to meet a batch v [n, ...].
+
+        Raises ValueError for another number of radii than samples.
+        """
+        eps = torch.as_tensor(self.eps, dtype=v.dtype, device=v.device)
+        if eps.dim() and len(eps) != len(v):
+            raise ValueError(f"eps holds {len(eps)} radii for a batch of {len(v)} samples")
+        return eps.reshape(-1, *[1] * (v.dim() - 1))
 
     def part(self, index: Tensor) -> Ball:
         """The ball for some samples only: their radii, if each has its own."""
         if not torch.is_tensor(self.eps) or self.eps.dim() == 0:
             return self
         return replace(self, eps=self.eps[index.to(self.eps.device)])
-
-    def _radius(self, v: Tensor) -> Tensor:
-        """eps in v's type, shaped [1 or n, 1, ..., 1]."""
-        eps = torch.as_tensor(self.eps, dtype=v.dtype, device=v.device)
-        if eps.dim() and len(eps) != len(v):
-            raise ValueError(f"eps holds {len(eps)} radii for a batch of {len(v)} samples")
-        return eps.reshape(-1, *[1] * (v.dim() - 1))
 
 
 class LInf(Ball):
@@ -114,14 +131,14 @@ class LInf(Ball):
 
     def sample(self, shape, generator=None):
         v = 2 * torch.rand(shape, generator=generator) - 1
-        return v * self._radius(v)
+        return v * self.radius(v)
 
     def _project(self, v, low, high):
-        eps = self._radius(v)
+        eps = self.radius(v)
         return clip(v.clamp(-eps, eps), low, high)
 
     def _lmo(self, g, low, high):
-        return clip(g.sign().mul_(self._radius(g)), low, high)
+        return clip(g.sign().mul_(self.radius(g)), low, high)
 
 
 class L2(Ball):
@@ -137,21 +154,21 @@ class L2(Ball):
         v = torch.randn(shape, generator=generator)
         v = v / rows(flat(v).norm(dim=1), v)
         volume = torch.rand(shape[0], generator=generator)  # the share of the ball inside ‖v‖
-        return v * rows(volume ** (1 / math.prod(shape[1:])), v) * self._radius(v)
+        return v * rows(volume ** (1 / math.prod(shape[1:])), v) * self.radius(v)
 
     def _project(self, v, low, high):
-        return shrunk(v, self._radius(v), low, high)
+        return shrunk(v, self.radius(v), low, high)
 
-    def _near(self, v, low, high):
-        return near(v, self._radius(v), low, high)
+    def project_within(self, v, low=None, high=None):
+        return near(v, self.radius(v), low, high)
 
     def _lmo(self, g, low, high):
         if low is None and high is None:
             norm, kind = self.norm(g), torch.finfo(g.dtype)
             least = kind.tiny**0.5 / kind.eps  # from here on no square that matters underflows
             if ((norm > least) & (norm < 1 / least)).all():
-                return g * rows(self._radius(g).flatten() / norm, g)
-        return scaled(g, self._radius(g), low, high)
+                return g * rows(self.radius(g).flatten() / norm, g)
+        return scaled(g, self.radius(g), low, high)
 
 
 class L1(Ball):
@@ -168,14 +185,14 @@ class L1(Ball):
         sign = torch.randint(0, 2, shape, generator=generator) * 2.0 - 1
         share = torch.empty(shape[0], math.prod(shape[1:]) + 1).exponential_(generator=generator)
         share = (share / share.sum(1, keepdim=True))[:, :-1].reshape(shape)
-        return sign * share * self._radius(sign)
+        return sign * share * self.radius(sign)
 
     def _project(self, v, low, high):
         # KKT: magnitude clip(m − μ, 0, room), the threshold μ >= 0 such that they add up to eps.
         # The sum falls as μ grows, linearly between break points: bisect for the first point
         # that keeps to eps, then step back from it. Differences to that point, and not sums
         # of large entries, keep the digits of a small eps.
-        inside, eps = clip(v, low, high), self._radius(v).reshape(-1, 1)
+        inside, eps = clip(v, low, high), self.radius(v).reshape(-1, 1)
         outside = self.norm(inside)[:, None] > eps
         if not outside.any():
             return inside
@@ -198,7 +215,7 @@ class L1(Ball):
 
     def _lmo(self, g, low, high):
         # Spend eps on the largest entries first, each up to its room (a fractional knapsack).
-        m, eps = flat(g).abs(), self._radius(g).reshape(-1, 1)
+        m, eps = flat(g).abs(), self.radius(g).reshape(-1, 1)
         order = m.argsort(1, descending=True)
         limit = flat(room(g, low, high)).minimum(eps).masked_fill(m == 0, 0)
         limit = limit.gather(1, order)
