@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import optimize, stats
 
-from lib.balls import L1, L2, LInf, check_box, clip, room
-from lib.balls import _l2_box as scaled
+from lib.balls import L1, L2, LInf, _l2_box, check_box, clip, room
 
 BALLS = [LInf, L2, L1]
 EXACT = 1e-9
@@ -258,8 +257,8 @@ def test_the_secant_method_alone_projects_moved_images_onto_ball_and_box(seed, d
     generator = torch.Generator().manual_seed(seed)
     a = (torch.randn(40, 784, generator=generator, dtype=dtype) / 2).clamp(0, 1)
     v = torch.randn(40, 784, generator=generator, dtype=dtype) * 0.1 * 3 ** (seed % 5 - 1)
-    exact = scaled.scaled(v, torch.tensor([[1.5]], dtype=dtype), -a, 1 - a)
-    monkeypatch.setattr(scaled, "scaled", None)
+    exact = _l2_box.scale_to_norm(v, torch.tensor([[1.5]], dtype=dtype), -a, 1 - a)
+    monkeypatch.setattr(_l2_box, "project_exactly", None)
     found = L2(1.5).project(v, -a, 1 - a)
     inside = clip(v, -a, 1 - a).norm(dim=1) <= 1.5
     assert seed % 5 == 0 or not inside.all()
@@ -310,7 +309,7 @@ def test_moved_images_are_projected_nearly_and_not_exactly(seed, monkeypatch):
     generator = torch.Generator().manual_seed(seed)
     a = (torch.randn(40, 784, generator=generator) / 2).clamp(0, 1)
     v = torch.randn(40, 784, generator=generator) * 0.1 * 3 ** (seed % 3)
-    monkeypatch.setattr(scaled, "scaled", None)
+    monkeypatch.setattr(_l2_box, "project_exactly", None)
     share = L2(1.5).project_within(v, -a, 1 - a).norm(dim=1) / 1.5
     assert ((share >= 0.999) & (share <= 1 + 1e-6)).all() and (share < 1 - 1e-6).any()
 
