@@ -46,7 +46,9 @@ class Ball(ABC):
     def __post_init__(self) -> None:
         if isinstance(self.eps, float) and 0 <= self.eps < math.inf:
             return
-        if isinstance(self.eps, np.ndarray | list | tuple):
+        if isinstance(self.eps, np.generic):
+            object.__setattr__(self, "eps", self.eps.item())
+        elif isinstance(self.eps, np.ndarray | list | tuple):
             object.__setattr__(self, "eps", torch.as_tensor(self.eps))
         eps = torch.as_tensor(self.eps)
         if eps.dim() > 1:

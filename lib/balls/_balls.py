@@ -46,7 +46,8 @@ class LInf(Ball):
         return _clip_(v.clamp(-eps, eps), low, high)
 
     def _lmo(self, g: Tensor, low: Bound, high: Bound) -> Tensor:
-        return _clip_(g.sign().mul_(self.radius(g)), *box(g, low, high))
+        eps, (low, high) = self.radius(g), box(g, low, high)
+        return _clip_(g.sign().mul_(eps), low, high)
 
 
 class L2(Ball):
@@ -75,13 +76,15 @@ class L2(Ball):
 
     def _project(self, v: Tensor, low: Bound, high: Bound) -> Tensor:
         w = widened(v)
+        radius = self.radius(w)
         project = _l2_box.project_exactly if self._is_tiny(w) else _l2_box.project
-        return project(w, self.radius(w), low, high).to(v.dtype)
+        return project(w, radius, low, high).to(v.dtype)
 
     def project_within(self, v: Tensor, low: Bound = None, high: Bound = None) -> Tensor:
         w = widened(v.detach())
+        radius = self.radius(w)
         project = _l2_box.project_exactly if self._is_tiny(w) else _l2_box.project_within
-        return project(w, self.radius(w), low, high).to(v.dtype)
+        return project(w, radius, low, high).to(v.dtype)
 
     def _is_tiny(self, v: Tensor) -> bool:
         """Whether squares near some radius underflow in v's type."""
@@ -118,7 +121,7 @@ class L1(Ball):
     def sample(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
         # Of p + 1 exponentials, the first p over the sum of all are uniform in the simplex.
         at = _like(generator)
-        sign = torch.randint(0, 2, shape, generator=generator, device=at["device"]) * 2.0 - 1
+        sign = 2 * torch.randint(0, 2, shape, generator=generator, device=at["device"]) - 1
         share = torch.empty(shape[0], math.prod(shape[1:]) + 1, **at)
         share.exponential_(generator=generator)
         share = (share / share.sum(1, keepdim=True))[:, :-1].reshape(shape)
@@ -131,7 +134,7 @@ class L1(Ball):
     def _lmo(self, g: Tensor, low: Bound, high: Bound) -> Tensor:
         # Spend eps on the largest entries first, each up to its room (a fractional knapsack).
         w = widened(g)
-        m, eps = flatten(w).abs(), self.radius(w).reshape(-1, 1)
+        eps, m = self.radius(w).reshape(-1, 1), flatten(w).abs()
         order = m.argsort(1, descending=True)
         limit = flatten(room(w, low, high)).minimum(eps).masked_fill(m == 0, 0)
         limit = limit.gather(1, order)
