@@ -36,6 +36,7 @@ class Ball(ABC):
 
     Raises ValueError for a radius that is negative, infinite or NaN.
 
+    >>> import torch
     >>> from lib.balls import LInf
     >>> LInf(0.5).project(torch.tensor([[2.0, -0.25]])).tolist()
     [[0.5, -0.25]]
@@ -85,6 +86,7 @@ class Ball(ABC):
         Raises ValueError unless ``low <= 0 <= high``, up to the rounding of their type, for a v
         with NaN or infinity, a v of integers, and another number of radii than samples.
 
+        >>> import torch
         >>> from lib.balls import L2
         >>> L2(1.0).project(torch.tensor([[3.0, 4.0]]), high=0.625).tolist()
         [[0.625, 0.625]]
@@ -114,6 +116,7 @@ class Ball(ABC):
         check=False is for loops that checked their box before they began.
         Raises ValueError as project does.
 
+        >>> import torch
         >>> from lib.balls import L1
         >>> L1(1.0).lmo(torch.tensor([[3.0, -4.0]]), low=-0.75).tolist()  # the largest first
         [[0.25, -0.75]]
@@ -131,6 +134,7 @@ class Ball(ABC):
     def part(self, index: Tensor) -> Self:
         """The ball for some samples only: their radii, if each has its own.
 
+        >>> import torch
         >>> from lib.balls import L2
         >>> L2(torch.tensor([0.25, 0.5, 0.75])).part(torch.tensor([2, 0])).eps.tolist()
         [0.75, 0.25]
@@ -146,6 +150,7 @@ class Ball(ABC):
         Raises ValueError for another number of radii than samples and for a v of integers, which
         would cut the radii to whole numbers.
 
+        >>> import torch
         >>> from lib.balls import L1
         >>> L1(torch.tensor([1.0, 2.0])).radius(torch.zeros(2, 3, 4, 4)).shape
         torch.Size([2, 1, 1, 1])

@@ -24,6 +24,7 @@ from lib.balls._box import Bound, box, room
 class LInf(Ball):
     """The ℓ∞ ball: no entry moves by more than eps. Its dual norm is ℓ1.
 
+    >>> import torch
     >>> from lib.balls import LInf
     >>> LInf(0.5).lmo(torch.tensor([[3.0, -0.1, 0.0]])).tolist()
     [[0.5, -0.5, 0.0]]
@@ -53,6 +54,7 @@ class LInf(Ball):
 class L2(Ball):
     """The ℓ2 ball. The norm is its own dual.
 
+    >>> import torch
     >>> from lib.balls import L2
     >>> ball, v = L2(5.0), torch.tensor([[6.0, 8.0]])
     >>> ball.norm(v).item(), [round(u, 4) for u in ball.project(v)[0].tolist()]
@@ -105,6 +107,7 @@ class L2(Ball):
 class L1(Ball):
     """The ℓ1 ball: its linear maximizers are sparse. Its dual norm is ℓ∞.
 
+    >>> import torch
     >>> from lib.balls import L1
     >>> L1(1.0).project(torch.tensor([[2.0, 1.5]])).tolist()
     [[0.75, 0.25]]

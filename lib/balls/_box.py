@@ -23,6 +23,7 @@ def box(v: Tensor, low: Bound, high: Bound) -> tuple[Tensor | None, Tensor | Non
 def clip(v: Tensor, low: Bound, high: Bound) -> Tensor:
     """v with each entry moved into [low, high]; None is no bound, and v itself if both are.
 
+    >>> import torch
     >>> from lib.balls import clip
     >>> clip(torch.tensor([[-2.0, 0.25, 2.0]]), None, 0.5).tolist()
     [[-2.0, 0.25, 0.5]]
@@ -38,6 +39,7 @@ def clip(v: Tensor, low: Bound, high: Bound) -> Tensor:
 def room(v: Tensor, low: Bound, high: Bound) -> Tensor:
     """How far each entry may move from 0 in its own direction: high, −low, or infinity.
 
+    >>> import torch
     >>> from lib.balls import room
     >>> room(torch.tensor([[-2.0, 2.0]]), -0.25, 0.75).tolist()
     [[0.25, 0.75]]
@@ -58,6 +60,7 @@ def check_box(low: Bound, high: Bound, like: Tensor | None = None) -> tuple[Boun
     Entries that miss 0 by the rounding of their type, eight machine epsilons times the box's
     width there, are moved to 0. like: a batch that the bounds must broadcast to.
 
+    >>> import torch
     >>> from lib.balls import check_box
     >>> low, high = check_box(-1.0, torch.tensor([0.5, -1e-7]))
     >>> high.tolist()

@@ -26,6 +26,7 @@ def pushed_density(
     Returns [n]. Raises ValueError for a y that is not [n, d], for no branch, for a density or
     branch of another shape, and where the density is NaN.
 
+    >>> import torch
     >>> from lib.transport import pushed_density
     >>> uniform = lambda w: ((w >= 0) & (w <= 1)).all(1).float()  # on [0, 1]; h doubles
     >>> pushed_density(uniform, [lambda y: y / 2], torch.tensor([[0.5], [3.0]])).tolist()
@@ -80,6 +81,7 @@ def empirical_rate(
     Raises ValueError for fewer than two sizes, sizes that are no whole numbers >= 1, repeats below
     1, a draw of another number of points than n, and a μ that is a single point.
 
+    >>> import torch
     >>> from lib.transport import empirical_rate
     >>> uniform = lambda n, generator: torch.rand(n, generator=generator)
     >>> -0.6 < empirical_rate(uniform, [100, 400, 1600], repeats=20).slope < -0.4  # on the line
