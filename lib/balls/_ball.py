@@ -59,11 +59,23 @@ class Ball(ABC):
 
     @abstractmethod
     def norm(self, v: Tensor) -> Tensor:
-        """``‖v‖`` of each sample: [n, ...] -> [n], in float32 at least."""
+        """``‖v‖`` of each sample: floats [n, ...] -> [n]; ℓ1 and ℓ2 in float32 at least.
+
+        >>> import torch
+        >>> from lib.balls import L2
+        >>> L2(1.0).norm(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist()
+        [5.0, 0.0]
+        """
 
     @abstractmethod
     def dual_norm(self, g: Tensor) -> Tensor:
-        """``max ⟨g, v⟩ over ‖v‖ <= 1`` of each sample: [n, ...] -> [n] (slide 8, def-dual-norm)."""
+        """``max ⟨g, v⟩ over ‖v‖ <= 1`` of each sample: [n, ...] -> [n] (slide 8, def-dual-norm).
+
+        >>> import torch
+        >>> from lib.balls import LInf
+        >>> LInf(1.0).dual_norm(torch.tensor([[3.0, -4.0]])).item()  # that is ℓ1
+        7.0
+        """
 
     @abstractmethod
     def sample(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
@@ -71,6 +83,12 @@ class Ball(ABC):
 
         Float32, on the generator's device; None: torch's own generator of the CPU.
         Raises ValueError for another number of radii than n.
+
+        >>> import torch
+        >>> from lib.balls import L1
+        >>> v = L1(0.3).sample((1000, 2), torch.Generator().manual_seed(0))
+        >>> bool((L1(0.3).norm(v) <= 0.3).all()), bool((v.mean(0).abs() < 0.02).all())
+        (True, True)
         """
 
     def project(
@@ -103,6 +121,12 @@ class Ball(ABC):
         Quicker than ``project`` for the ℓ2 ball and a box, the same for the other balls. For
         loops: v and the box are not checked, no graph is built, and the result may be v itself.
         v keeps its values.
+
+        >>> import torch
+        >>> from lib.balls import L2
+        >>> u = L2(1.0).project_within(torch.tensor([[3.0, 4.0, 5.0]]), high=0.6)
+        >>> 0.999 <= u.norm().item() <= 1.000001
+        True
         """
         return self._project(v.detach(), low, high)
 
