@@ -62,7 +62,7 @@ def in_safe_range(norms: Tensor) -> bool:
         return True
     least, most = safe_range(norms.dtype)
     low, high = norms.detach().aminmax()
-    return bool(low > least) and bool(high < most)
+    return least < float(low) and float(high) < most
 
 
 def l2_norm(v: Tensor) -> Tensor:

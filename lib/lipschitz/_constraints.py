@@ -61,11 +61,12 @@ def gradient_penalty(
 
 def _on_the_segments(real: Tensor, fake: Tensor, generator: torch.Generator | None) -> Tensor:
     """``fake + t (real − fake)``, t uniform in [0, 1], one for each pair."""
-    kinds = [(list(c.shape), c.dtype, str(c.device)) for c in (real, fake)]
-    if kinds[0] != kinds[1] or not real.is_floating_point() or len(real) == 0:
+    alike = real.shape == fake.shape and real.dtype == fake.dtype and real.device == fake.device
+    if not alike or not real.is_floating_point() or len(real) == 0:
+        got = " and ".join(f"{list(c.shape)} {c.dtype} on {c.device}" for c in (real, fake))
         raise ValueError(
-            "real and fake must agree: floats [n, ...], n >= 1, of one shape, type and device, got "
-            f"{kinds[0]} and {kinds[1]}"
+            "real and fake must agree: floats [n, ...], n >= 1, of one shape, type and device, "
+            f"got {got}"
         )
     where = generator.device if generator else real.device
     rand = partial(torch.rand, device=where, dtype=torch.float32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,17 +17,19 @@ METRICS = ("euclidean", "cityblock", "chebyshev")  # on the line they are the sa
 def clouds(x: Cloud, y: Cloud, metric: str) -> tuple[Array, Array, float]:
     """Both clouds, [n, d] and [m, d], divided by a power of two, and that power; or ValueError.
 
-    The division is exact and brings the largest entry to about 1, so that no square of a
-    difference over- or underflows.
+    The power is 1 unless the largest entry is so large or small that squares of differences
+    over- or underflow; then that entry becomes about 1. The division is exact.
     """
     x, y = _points("x", x), _points("y", y)
     if x.shape[1] != y.shape[1]:
         raise ValueError(f"x is in R^{x.shape[1]} and y in R^{y.shape[1]}: they must be in one")
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
-    _, exponent = np.frexp(max(np.abs(x).max(), np.abs(y).max()))
-    exponent = int(exponent) - 1
-    return np.ldexp(x, -exponent), np.ldexp(y, -exponent), float(np.ldexp(1.0, exponent))
+    _, exponent = math.frexp(max(np.abs(x).max(), np.abs(y).max()))
+    if abs(exponent) < 200:
+        return x, y, 1.0
+    exponent -= 1
+    return np.ldexp(x, -exponent), np.ldexp(y, -exponent), math.ldexp(1.0, exponent)
 
 
 def weights(name: str, given: Cloud | None, n: int) -> Array:
