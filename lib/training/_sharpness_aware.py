@@ -19,6 +19,7 @@ from lib.attacks import Loss, StepSize, cross_entropy, step_sizes
 from lib.balls import L2
 from lib.training._gradients import (
     averaged,
+    check_differentiable,
     gradient_row,
     mean_loss,
     moved,
@@ -79,7 +80,9 @@ def sharpness_aware_gradient_per_sample(
     def one(x: dict[str, Tensor], a: Tensor, b: Tensor) -> Tensor:
         put = {place: x[name] for place, name in places.items()}
         at_x = partial(functional_call, model, put, tie_weights=False)
-        return mean_loss(at_x, a[None], b[None], loss)
+        risk = mean_loss(at_x, a[None], b[None], loss)
+        check_differentiable(risk)
+        return risk
 
     at = torch.func.grad_and_value(one)
     risk = torch.zeros((), device=a.device)
