@@ -25,7 +25,7 @@ those before it, the checkpoint is that of an earlier step, and the message says
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from math import isfinite
 from pathlib import Path
@@ -155,15 +155,16 @@ class Session:
         Else, and for a FloatingPointError of its body, the networks' parameters and buffers are
         put back, and the error says where, and what to try.
         """
-        before = [tensor.detach().clone() for tensor in self._tensors()]
+        weights, buffers = self._tensors()
+        before = [tensor.detach().clone() for tensor in weights + buffers]
         try:
             yield
-            for network in self.networks.values():
-                if not isfinite(greatest(network.parameters())):
-                    raise FloatingPointError("a weight is not finite after a step")
+            if not all_finite(weights):
+                raise FloatingPointError("a weight is not finite after a step")
         except FloatingPointError as error:
+            weights, buffers = self._tensors()  # a layer may have new ones
             with torch.no_grad():
-                for tensor, old in zip(self._tensors(), before, strict=True):
+                for tensor, old in zip(weights + buffers, before, strict=True):
                     tensor.copy_(old)
             rates = {f"{float(o.param_groups[0]['lr']):g}": None for o in self.optimizers}
             path = self.checkpoint.path
@@ -173,30 +174,37 @@ class Session:
                 + (f", and so was the checkpoint {path}" if path else "")
             ) from error
 
-    def _tensors(self) -> list[Tensor]:
+    def _tensors(self) -> tuple[list[Tensor], list[Tensor]]:
         networks = self.networks.values()
-        return [t for network in networks for t in (*network.parameters(), *network.buffers())]
+        weights: list[Tensor] = [p for network in networks for p in network.parameters()]
+        return weights, [buffer for network in networks for buffer in network.buffers()]
 
 
-def require_finite(**numbers: float | Tensor) -> None:
-    """FloatingPointError for a number, or a tensor of one, that is NaN or infinite.
+def require_finite(**numbers: float | Tensor | Sequence[Tensor]) -> None:
+    """FloatingPointError, by its name, for a number or for tensors with NaN or infinity.
 
-    >>> require_finite(loss=torch.tensor(2.0), gradient=float("nan"))
+    >>> require_finite(loss=2.0, gradient=[torch.tensor([1.0, float("nan")])])
     Traceback (most recent call last):
-    FloatingPointError: the gradient is nan
+    FloatingPointError: the gradient is not finite
     """
     for name, number in numbers.items():
-        if not isfinite(number):
-            raise FloatingPointError(f"the {name.replace('_', ' ')} is {float(number)}")
+        one = isinstance(number, float | int) or (torch.is_tensor(number) and number.numel() == 1)
+        if not (isfinite(number) if one else all_finite(number)):
+            told = f"is {float(number)}" if one else "is not finite"
+            raise FloatingPointError(f"the {name.replace('_', ' ')} {told}")
 
 
-def greatest(tensors: Any) -> float:
-    """The greatest modulus of all entries; NaN if there is one. 0 for no tensors.
+def all_finite(tensors: Tensor | Iterable[Tensor]) -> bool:
+    """Whether no entry is NaN or infinite.
 
-    >>> greatest([torch.tensor([1.0, -3.0]), torch.zeros(2)])
-    3.0
+    >>> all_finite([torch.tensor([1.0, -3.0]), torch.full((2,), 1e30)])
+    True
     """
-    return float(get_total_norm([t.detach() for t in tensors], float("inf")))
+    tensors = list(tensors)
+    if isfinite(get_total_norm(tensors)):
+        return True
+    # A square may have been too large.
+    return all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 
 def require_at_most(asked: int, begun: int, unit: str) -> None:

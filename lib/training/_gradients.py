@@ -124,7 +124,9 @@ def mean_loss(model: nn.Module, a: Tensor, b: Tensor, loss: Loss = cross_entropy
 
 def averaged(model: nn.Module, risk: Tensor) -> Tensor:
     """Every ``.grad``, and the loss, as the mean over the processes' rows of the minibatch."""
-    processes.mean_([p.grad for p in trained_parameters(model) if p.grad is not None] + [risk])
+    if processes.world_size() > 1:
+        trained = trained_parameters(model)
+        processes.mean_([p.grad for p in trained if p.grad is not None] + [risk])
     return risk
 
 
