@@ -85,8 +85,9 @@ class Session:
                 )
         first = next(iter(networks.values()))
         device = device or next(first.parameters()).device
+        layout = torch.channels_last if channels_last else None
         for network in networks.values():
-            network.to(device, memory_format=torch.channels_last if channels_last else None)
+            network.to(device, memory_format=layout)  # type: ignore[call-overload]
         self.networks: dict[str, nn.Module] = dict(networks)
         self.seed, self.progress = seed, progress
         self.device = next(first.parameters()).device
@@ -188,13 +189,15 @@ def require_finite(**numbers: float | Tensor | Sequence[Tensor]) -> None:
     FloatingPointError: the gradient is not finite
     """
     for name, number in numbers.items():
-        one = isinstance(number, float | int) or (torch.is_tensor(number) and number.numel() == 1)
-        if not (isfinite(number) if one else all_finite(number)):
-            told = f"is {float(number)}" if one else "is not finite"
-            raise FloatingPointError(f"the {name.replace('_', ' ')} {told}")
+        if isinstance(number, Tensor):
+            number = float(number) if number.numel() == 1 else [number]
+        if isinstance(number, Sequence) and not all_finite(number):
+            raise FloatingPointError(f"the {name.replace('_', ' ')} is not finite")
+        if isinstance(number, float) and not isfinite(number):
+            raise FloatingPointError(f"the {name.replace('_', ' ')} is {number}")
 
 
-def all_finite(tensors: Tensor | Iterable[Tensor]) -> bool:
+def all_finite(tensors: Iterable[Tensor]) -> bool:
     """Whether no entry is NaN or infinite.
 
     >>> all_finite([torch.tensor([1.0, -3.0]), torch.full((2,), 1e30)])
