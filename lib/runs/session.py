@@ -29,7 +29,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from math import isfinite
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -38,6 +37,9 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from lib.runs.checkpoints import Checkpoint, CheckpointError
+from lib.runs.seeds import torch_seeded
+
+__all__ = ["Session", "all_finite", "require_at_most", "require_finite", "torch_seeded"]
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -220,33 +222,3 @@ def require_at_most(asked: int, begun: int, unit: str) -> None:
             f"the checkpoint has begun {unit} {begun}, more than {unit}s={asked}: ask for "
             f"{unit}s={begun} or more, or give another path"
         )
-
-
-@contextmanager
-def torch_seeded(seed: int, device: torch.device) -> Iterator[dict[str, Any]]:
-    """Torch's global generators of the CPU and the device, seeded; at the end as they were.
-
-    Dropout draws from them, and so may a loss or an attack that was given no generator.
-
-    >>> with torch_seeded(3, torch.device("cpu")) as generators:
-    ...     list(generators), torch.initial_seed()
-    (['torch cpu'], 3)
-    """
-    generators: dict[str, Any] = {"torch cpu": torch.default_generator}
-    if device.type in ("cuda", "xpu"):
-        of_type = torch.get_device_module(device).default_generators
-        generators[f"torch {device.type}"] = of_type[device.index or 0]
-    elif device.type == "mps":  # whose one generator is behind functions
-        generators["torch mps"] = SimpleNamespace(
-            manual_seed=torch.mps.manual_seed,
-            get_state=torch.mps.get_rng_state,
-            set_state=torch.mps.set_rng_state,
-        )
-    states = {name: generator.get_state() for name, generator in generators.items()}
-    try:
-        for generator in generators.values():
-            generator.manual_seed(seed)
-        yield generators
-    finally:
-        for name, generator in generators.items():
-            generator.set_state(states[name])

@@ -145,7 +145,8 @@ def danskin(
     The attacks see the model in evaluation mode. The gradients are taken in its own mode, in fit
     training mode: batch norm then uses the statistics of each attacked minibatch for its own g_i,
     and its running statistics move once a step, by the first of them. Memory: one minibatch's
-    graph and k rows of p numbers. Raises ValueError for k < 1, steps < 1, a radius a sample, and bad step sizes.
+    graph and k rows of p numbers. Raises ValueError for k < 1, steps < 1, a radius a sample, and
+    bad step sizes.
 
     >>> from lib.balls import LInf
     >>> danskin(LInf(0.1), k=2, steps=5).settings["step_size"]
