@@ -18,20 +18,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from lib.attacks._losses import Loss, cross_entropy
 from lib.balls import L1, Ball, Bound, LInf, check_box
 from lib.balls._box import box
 
 Function = Callable[[Tensor], Tensor]
-Loss = Callable[[Tensor, Tensor], Tensor]  # logits [n, classes], labels [n] -> losses [n]
 StepSize = float | Sequence[float] | Tensor
-
-
-def cross_entropy(logits: Tensor, b: Tensor) -> Tensor:
-    """``−log softmax(logits)[b]`` of each sample: [n, classes], [n] -> [n]."""
-    return F.cross_entropy(logits, b, reduction="none")
 
 
 def loss_of(model: Function, a: Tensor, b: Tensor, *, loss: Loss = cross_entropy) -> Function:
@@ -80,7 +74,7 @@ def pga(
     for alpha in alphas:
         gradient = _gradient(f, eta)
         if steepest:
-            moved = steepest_move(gradient, replace(ball, eps=alpha), eta, low, high)
+            moved = steepest_step(gradient, replace(ball, eps=alpha), eta, low, high)
         else:
             moved = torch.add(eta, gradient, alpha=alpha)
         eta = project(moved)
@@ -147,7 +141,7 @@ def _gradient(f: Function, eta: Tensor) -> Tensor:
         return torch.autograd.grad(value.sum(), eta)[0]
 
 
-def steepest_move(gradient: Tensor, step: Ball, eta: Tensor, low: Bound, high: Bound) -> Tensor:
+def steepest_step(gradient: Tensor, step: Ball, eta: Tensor, low: Bound, high: Bound) -> Tensor:
     """η plus the move within the ball ``step`` that gains most along the gradient."""
     if isinstance(step, L1):
         # One pixel takes the whole ℓ1 step, unless it is full: then the next one has the rest.
