@@ -15,7 +15,19 @@ from scipy.stats import kstest
 from torch import nn
 
 from lib import data, models, training
-from lib.attacks import attack, cross_entropy, fgsm, loss_of, mm_step, pga, robust_accuracy
+from lib.attacks import (
+    NoGradientWarning,
+    attack,
+    cross_entropy,
+    fgsm,
+    loss_of,
+    margin,
+    mm_step,
+    pga,
+    right_under_attack,
+    robust_accuracy,
+    step_sizes,
+)
 from lib.balls import L1, L2, LInf
 
 BALLS = [LInf, L2, L1]
@@ -310,6 +322,14 @@ def test_attack_stays_in_the_set_and_no_sample_ends_lower(
         assert (cross_entropy(net(z), b) >= cross_entropy(net(a), b)).all()
 
 
+def scaled(net, a):
+    """The network with each sample's logits scaled as the attack of a scales them."""
+    z = net(a).detach()
+    others = (z.sum(1) - z.amax(1)) / (z.shape[1] - 1)
+    factor = (9 / (z.amax(1) - others))[:, None]
+    return lambda z: factor * net(z)
+
+
 RADIUS = {LInf: 0.1, L2: 0.35, L1: 0.35}  # that leave some samples in doubt
 
 
@@ -324,10 +344,15 @@ def by_hand(net, a, b, ball, alphas, sharpness, worst, best):
         if alpha is not None:
             g = torch.func.grad(lambda e: cross_entropy(sharpness * net(a + e), b).sum())(eta)
             room = (-a - eta, 1 - a - eta) if isinstance(ball, L1) else ()
-            eta = ball.project_within(
-                eta + type(ball)(c * alpha * ball.eps).lmo(g, *room), -a, 1 - a
-            )
+            move = type(ball)(c * alpha * ball.eps).lmo(g, *room)
+            eta = ball.project_within(eta + move, -a, 1 - a)
     return worst, best
+
+
+def unless_lower(net, a, b, z):
+    """z, but a where the loss of the logits as they are is lower at z."""
+    lower = cross_entropy(net(z), b) < cross_entropy(net(a), b)
+    return torch.where(lower[:, None], a, z)
 
 
 def doubt(logits, b):
@@ -341,18 +366,31 @@ def doubt(logits, b):
 def test_attack_with_its_defaults_follows_the_documented_schedule(Ball, first, then):
     net, a, b = problem(n=200, inputs=20)
     ball, lowest = Ball(RADIUS[Ball]), torch.full((200,), -math.inf).double()
-    alphas = [[1 + math.cos(math.pi * i / n) for i in range(n)] for n in (first, then)]
-    few, best = by_hand(net, a, b, ball, alphas[0], 1, a, lowest)
-    assert (best > cross_entropy(net(a), b)).any()
-    some = doubt(net(few), b)
+    h = scaled(net, a)
+    alphas = [[1 + math.cos(math.pi * i / n) for i in range(n)] for n in (first, then, 5)]
+    few, best = by_hand(h, a, b, ball, alphas[0], 1, a, lowest)
+    assert (best > cross_entropy(h(a), b)).any()
+    some = doubt(h(few), b)
     assert 5 < some.sum() < 100
-    torch.testing.assert_close(attack(net, a, b, ball, first), few, rtol=0, atol=1e-9)
-    half = [alpha / 2 for alpha in alphas[1]]
-    more, _ = by_hand(net, a[some], b[some], ball, half, 2, few[some], best[some])
-    assert (more != few[some]).any()
-    expected = few.clone()
-    expected[some] = more
-    torch.testing.assert_close(attack(net, a, b, ball), expected, rtol=0, atol=1e-9)
+    same = {"rtol": 0, "atol": 1e-9}
+    torch.testing.assert_close(
+        attack(net, a, b, ball, first), unless_lower(net, a, b, few), **same
+    )
+    half, last = ([alpha / 2 for alpha in of] for of in alphas[1:])
+    more, better = by_hand(h, a, b, ball, half, 2, few, best)
+    assert (more != few)[some].any()
+    expected = torch.where(some[:, None], more, few)
+    torch.testing.assert_close(
+        attack(net, a, b, ball), unless_lower(net, a, b, expected), **same
+    )
+    torch.testing.assert_close(  # all go on, and take what steps remain from there
+        attack(net, a, b, ball, first + then), unless_lower(net, a, b, more), **same
+    )
+    end, _ = by_hand(h, a, b, ball, last, 2, more, better)
+    assert (end != more).any()
+    torch.testing.assert_close(
+        attack(net, a, b, ball, first + then + 5), unless_lower(net, a, b, end), **same
+    )
 
 
 @pytest.mark.parametrize("Ball", BALLS)
@@ -360,21 +398,24 @@ def test_more_steps_are_taken_by_default_only_and_where_there_is_doubt(Ball):
     net, a, b = problem(n=200, inputs=20)
     few, more = (2, 9) if Ball is L2 else (4, 7)
     ball, (calls, model) = Ball(RADIUS[Ball]), counted(net)
-    for chosen, passes in (({}, few), ({"steps": 7}, 7), ({"step_size": 0.1}, few)):
+    for chosen, passes in (({"steps": 7}, 7), ({"step_size": 0.1}, 10), ({"steps": 10}, 10)):
         calls.clear()
         attack(model, a, b, ball, **chosen)
-        assert calls[: passes + 1] == [200] * (passes + 1)
-        rest = calls[passes + 1 :]
-        if chosen:
-            assert not rest
-        else:
-            assert len(rest) == more + 1 and 0 < rest[0] < 100 and len(set(rest)) == 1
+        assert calls == [200] * (passes + 1)
     calls.clear()
-    attack(model, a, b, ball, restarts=3)  # every restart, and then the doubt that they leave
-    assert calls[: 3 * few + 3] == [200] * (3 * few + 3)
-    assert len(calls) == 3 * few + 3 + more + 1
-    kept = attack(net, a, b, ball, few, restarts=3)
-    assert calls[-1] == (in_doubt := doubt(net(kept), b).sum()) and in_doubt > 0
+    attack(model, a, b, ball, steps=15)
+    assert calls == [200] * (15 + 3)
+    calls.clear()
+    attack(model, a, b, ball)
+    assert calls[: few + 1] == [200] * (few + 1)
+    rest = calls[few + 1 :]
+    assert len(rest) == more + 1 and len(set(rest)) == 1
+    kept = attack(net, a, b, ball, few)
+    assert 0 < rest[0] == doubt(scaled(net, a)(kept), b).sum() < 100
+    calls.clear()
+    attack(model, a, b, ball, restarts=3)  # all of it from every start
+    assert len(calls) == 3 * (few + 1 + more + 1)
+    assert calls[: few + 1 + more + 1] == [200] * (few + 1) + rest
 
 
 @pytest.mark.parametrize("Ball", BALLS)
@@ -421,17 +462,13 @@ def test_robust_accuracy_counts_the_samples_right_at_every_point_of_the_attack(B
 
 
 def test_doubt_of_a_model_with_one_logit():
-    """Its class 1 is e^z times as likely as class 0: in doubt up to 1 from the boundary."""
+    """Scaled to 9 at the clean input: in doubt below 1/9 of the logit there."""
     w = torch.tensor([[1.0], [0.0]], dtype=torch.float64)
-    a = torch.tensor([[0.5 + d, 0.5] for d in (0.8, 1.2, 2.0, -0.8, -1.2)]).double()
+    a = torch.tensor([[0.5 + d, 0.5] for d in (0.8, 1.2, 0.5, -0.8, -0.55, -0.1)]).double()
     calls, model = counted(lambda z: (z - 0.5) @ w)
-    b = torch.tensor([1, 1, 1, 0, 0])
-
-    def loss(logits, b):
-        return nn.functional.softplus((1 - 2 * b) * logits[:, 0])
-
-    attack(model, a, b, LInf(0.0), bounds=(-9.0, 9.0), loss=loss)
-    assert calls == [5] * 5 + [2] * 8  # 0.8 and −0.8
+    b = torch.tensor([1, 1, 1, 0, 0, 1])
+    attack(model, a, b, LInf(0.49), bounds=(-9.0, 9.0))
+    assert calls == [6] * 5 + [2] * 8  # 0.5 and −0.55: from there 0.01 and 0.06 are left
 
 
 class Square(nn.Module):
@@ -466,10 +503,9 @@ class Bowl(nn.Module):
 def test_restarts_keep_the_worst_and_not_the_last():
     for seed in range(3):
         net, a, b = problem(n=40, seed=seed)
-        losses = [
-            cross_entropy(net(attack(net, a, b, L2(0.5), 1, 0.0, restarts=k)), b).detach()
-            for k in range(1, 9)
-        ]
+        h = scaled(net, a)
+        points = [attack(net, a, b, L2(0.5), 1, 0.0, restarts=k) for k in range(1, 9)]
+        losses = [cross_entropy(h(z), b).detach() for z in points]
         for before, after in itertools.pairwise(losses):
             assert (after >= before).all()  # the first k starts are among the first k + 1
         assert (losses[-1] > losses[0]).any()

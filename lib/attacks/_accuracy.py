@@ -42,7 +42,7 @@ def robust_accuracy(
     0.667
     """
     if len(a) == 0:
-        raise ValueError("a holds no sample, and their accuracy is that of none: give at least one")
+        raise ValueError("a needs samples, as none has no accuracy: got an empty batch")
     right = right_under_attack(
         model,
         a,
@@ -121,13 +121,8 @@ class SearchUntilFooled(Search):
         self.right = torch.ones_like(self.samples.b, dtype=torch.bool)
         return super().start()
 
-    def start_at_random(self) -> tuple[Climbers, Look]:
-        [rest] = torch.where(self.right)
-        everyone, self.samples = self.samples, self.samples.part(rest)
-        try:
-            return super().start_at_random()
-        finally:
-            self.samples = everyone
+    def left(self) -> Climbers:
+        return self.samples.part(torch.where(self.right)[0])
 
     def still_searched(self, climbers: Climbers, look: Look) -> tuple[Climbers, Look]:
         right = predict(look.logits) == climbers.b

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from lib.models import predict
 
 # Cross-entropy weighs the rivals of a class by their logits, and is flat where these are large.
 # So that a factor of the logits changes nothing, each sample's are scaled to one spread: the
-# greatest minus the mean of the others, at the clean input. Digit models have about 9 by themselves.
+# greatest minus the mean of the others, at the clean input. Digit models have about 9.
 SPREAD = 9.0
 
 
@@ -122,20 +123,21 @@ class Search:
     def run(self, sweeps: Sequence[Sweep], restarts: int) -> None:
         """All sweeps from the inputs, and again from random points."""
         for restart in range(restarts):
+            if restart and len(self.left().b) == 0:
+                break
             climbers, look = self.start_at_random() if restart else self.start()
-            climbers = self.climb(climbers, look, sweeps[0])
-            self.finish(climbers)
-            for sweep in sweeps[1:]:
+            for i, sweep in enumerate(sweeps):
                 if sweep.in_doubt_only:
                     climbers = climbers.part(in_doubt(climbers))
                 if len(climbers.b) == 0:
                     break
-                look = self.look(climbers, climbers.worst.clone(), sweep.logit_scale)
+                if i:
+                    look = self.look(climbers, climbers.worst.clone(), sweep.logit_scale)
                 climbers = self.climb(climbers, look, sweep)
                 self.finish(climbers)
 
     def climb(self, climbers: Climbers, look: Look, sweep: Sweep) -> Climbers:
-        """The samples still searched, with their worst points, after a sweep that begins at look."""
+        """The samples still searched, and their worst points, after a sweep that begins at look."""
         project, steps = self.projection(climbers), sweep.steps(self.ball)
         for left, step in zip(range(len(steps) - 1, -1, -1), steps, strict=True):
             rest, look = self.still_searched(climbers, look)
@@ -186,11 +188,15 @@ class Search:
         return self.samples, self.judge(self.samples, leaf, logits)
 
     def start_at_random(self) -> tuple[Climbers, Look]:
-        """All samples at points drawn in the ball and projected on ball and bounds."""
-        samples = self.samples
-        eta = self.ball.part(samples.index).sample(tuple(samples.a.shape), self.generator)
-        points = self.projection(samples)(samples.a + eta.to(samples.a))
-        return samples, self.look(samples, points)
+        """What is left to search, at points drawn in the ball and projected on ball and bounds."""
+        left = self.left()
+        eta = self.ball.part(left.index).sample(tuple(left.a.shape), self.generator)
+        points = self.projection(left)(left.a + eta.to(left.a))
+        return left, self.look(left, points)
+
+    def left(self) -> Climbers:
+        """The samples that a restart searches: here all."""
+        return self.samples
 
     def look(
         self, climbers: Climbers, points: Tensor, logit_scale: float = 1.0, *, graph: bool = True
@@ -199,7 +205,7 @@ class Search:
         return self.judge(climbers, *self.evaluate(points, graph), logit_scale)
 
     def evaluate(self, points: Tensor, graph: bool) -> tuple[Tensor, Tensor]:
-        """The points as a leaf, and the model's logits; the model may overwrite what it is given."""
+        """The points as a leaf, and the model's logits; the model gets a copy to overwrite."""
         with torch.set_grad_enabled(graph):
             leaf = points.detach().requires_grad_(graph)
             logits = self.model(leaf.clone())
@@ -209,19 +215,27 @@ class Search:
     def judge(
         self, climbers: Climbers, leaf: Tensor, logits: Tensor, logit_scale: float = 1.0
     ) -> Look:
-        """The look at points with these logits."""
-        b = climbers.b
+        """The look at points with these logits.
+
+        Cross-entropy sees scaled logits until a sample is misclassified; from then on the logits
+        as they are, and a loss above all that right ones can have.
+        """
+        b, own = climbers.b, self.loss is cross_entropy
         with torch.set_grad_enabled(leaf.requires_grad):
-            scaled = logits * climbers.factor if self.loss is cross_entropy else logits
-            value = goal = self.loss(scaled, b)
+            right = (margin(logits.detach(), b) <= 0)[:, None]
+            seen = torch.where(right, climbers.factor * logits, logits) if own else logits
+            value = goal = self.loss(seen, b)
             if value.shape != b.shape:
                 raise ValueError(
                     f"loss must return one value a sample, {list(b.shape)}, got "
                     f'{list(value.shape)}: use reduction="none"'
                 )
             if logit_scale != 1:
-                goal = self.loss(logit_scale * scaled, b)
-        return Look(leaf.detach(), logits.detach(), value.detach(), leaf, goal.sum(), logit_scale)
+                goal = self.loss(torch.where(right, logit_scale * seen, seen), b)
+        value = value.detach()
+        if own:
+            value = value + ~right[:, 0] * math.log(max(2, logits.shape[1]))
+        return Look(leaf.detach(), logits.detach(), value, leaf, goal.sum(), logit_scale)
 
     def gradient(self, climbers: Climbers, look: Look) -> Tensor:
         """The goal's gradient; where it is 0 the margin's, and where that is too, one at random."""
@@ -229,7 +243,7 @@ class Search:
         length = torch.linalg.vector_norm(g.flatten(1), dim=1)
         [rest] = torch.where(~((length > 0) & (length < torch.inf)))
         if len(rest):
-            some = climbers.part(rest)
+            g, some = g.clone(), climbers.part(rest)
             g[rest], flat = self.gradient_of_margin(some, look.points[rest], g[rest])
             none = some.index[flat]
         if self.flat is None:
