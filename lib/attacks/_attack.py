@@ -83,7 +83,7 @@ def attack(
         return a.clone()
     search = Search(model, a, b, ball, bounds, loss, generator)
     search.run(sweeps, restarts)
-    warn_without_gradient(int(search.without_gradient().sum()), len(a))
+    warn_without_gradient(search.without_gradient(), len(a))
     return search.worst()
 
 

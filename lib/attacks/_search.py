@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -21,8 +20,13 @@ from lib.models import predict
 
 # Cross-entropy weighs the rivals of a class by their logits, and is flat where these are large.
 # So that a factor of the logits changes nothing, each sample's are scaled to one spread: the
-# greatest minus the mean of the others, at the clean input. Digit models have about 9.
-SPREAD = 9.0
+# greatest minus the mean of the others, at the clean input. Digit models have about that.
+SPREAD = 10.0
+
+
+IN_PLACE = (
+    "the model changes its input in place: let it begin with a copy (a = a - mean, not a -= mean)"
+)
 
 
 class Sweep(NamedTuple):
@@ -45,7 +49,8 @@ class Look:
 
     points: Tensor
     logits: Tensor  # [n, classes]
-    value: Tensor  # [n], the loss
+    value: Tensor  # [n], by which the worst is chosen
+    tied_by_margin: bool  # where a loss is flat, the margin decides between equal values
     leaf: Tensor  # the points in the graph of goal
     goal: Tensor  # the sum that the steps climb
     logit_scale: float
@@ -76,8 +81,8 @@ class Climbers(NamedTuple):
     a: Tensor  # [n, ...], the clean inputs
     b: Tensor  # [n], the labels
     factor: Tensor  # [n, 1], of the logits
-    worst: Tensor  # [n, ...], the point of highest loss
-    value: Tensor  # [n], the loss there
+    worst: Tensor  # [n, ...], the point of highest value
+    value: Tensor  # [n], the value there
     logits: Tensor  # [n, classes], the logits there
 
     def part(self, rows: Tensor) -> Climbers:
@@ -85,13 +90,11 @@ class Climbers(NamedTuple):
         return Climbers(*_rows(rows, *self))
 
     def keep_worst(self, look: Look) -> Climbers:
-        """The worst points, after a look; it hands over its points' memory.
-
-        Where a loss is flat the margin decides between equal losses.
-        """
-        higher, tied = look.value > self.value, look.value == self.value
-        if tied.any():
-            higher |= tied & (margin(look.logits, self.b) > margin(self.logits, self.b))
+        """The worst points, after a look; it hands over its points' memory."""
+        higher = look.value > self.value
+        if look.tied_by_margin:
+            closer = margin(look.logits, self.b) > margin(self.logits, self.b)
+            higher |= (look.value == self.value) & closer
         return self._replace(
             worst=_chosen(higher, look.points, self.worst),
             value=torch.where(higher, look.value, self.value),
@@ -118,7 +121,7 @@ class Search:
         nothing = a.new_full((len(a),), -torch.inf), a.new_full((len(a), 1), torch.nan)
         self.samples = Climbers(index, a, b, a.new_ones(len(a), 1), a, *nothing)
         self.found = self.samples  # with the worst points of all sweeps
-        self.flat: Tensor | None = None  # bool [n]: no gradient at any point so far
+        self.flat: Tensor | None = None  # the samples without a gradient at any point so far
 
     def run(self, sweeps: Sequence[Sweep], restarts: int) -> None:
         """All sweeps from the inputs, and again from random points."""
@@ -174,17 +177,26 @@ class Search:
         before = cross_entropy(self.clean_logits, found.b)
         return _chosen(~(cross_entropy(found.logits, found.b) < before), found.worst, a)
 
-    def without_gradient(self) -> Tensor:
-        """Which samples [n] are still right, and had no gradient at any point."""
-        right = predict(self.found.logits) == self.found.b
-        return right if self.flat is None else right & self.flat
+    def without_gradient(self) -> int:
+        """How many samples are still right, and had no gradient at any point."""
+        if self.flat is None:
+            return 0
+        return int(self.is_right()[self.flat].sum())
+
+    def is_right(self) -> Tensor:
+        """Which samples [n] are right at their worst points."""
+        return predict(self.found.logits) == self.found.b
 
     def start(self) -> tuple[Climbers, Look]:
         """All samples at their inputs; the logits there are checked, and say how to scale them."""
         leaf, logits = self.evaluate(self.samples.a.clone(), graph=True)
         check_labels(self.samples.b, logits)
-        self.samples = self.samples._replace(factor=scale_of(logits.detach().to(self.samples.a)))
-        self.found, self.clean_logits = self.samples, logits.detach()
+        self.clean_logits = logits.detach()
+        self.samples = self.samples._replace(
+            factor=scale_of(self.clean_logits.to(self.samples.a)),
+            logits=torch.full_like(self.clean_logits, torch.nan),
+        )
+        self.found = self.samples
         return self.samples, self.judge(self.samples, leaf, logits)
 
     def start_at_random(self) -> tuple[Climbers, Look]:
@@ -205,54 +217,64 @@ class Search:
         return self.judge(climbers, *self.evaluate(points, graph), logit_scale)
 
     def evaluate(self, points: Tensor, graph: bool) -> tuple[Tensor, Tensor]:
-        """The points as a leaf, and the model's logits; the model gets a copy to overwrite."""
+        """The points as a leaf of autograd, and the model's logits there, both checked."""
         with torch.set_grad_enabled(graph):
             leaf = points.detach().requires_grad_(graph)
-            logits = self.model(leaf.clone())
+            version = leaf._version
+            try:
+                logits = self.model(leaf)
+            except RuntimeError as error:
+                if "in-place" not in str(error):
+                    raise
+                raise ValueError(IN_PLACE) from error
+        if leaf._version != version:
+            raise ValueError(IN_PLACE)
         check_logits(logits, leaf)
         return leaf, logits
 
     def judge(
         self, climbers: Climbers, leaf: Tensor, logits: Tensor, logit_scale: float = 1.0
     ) -> Look:
-        """The look at points with these logits.
+        """The look at points with these logits: what the next step climbs, and their value.
 
-        Cross-entropy sees scaled logits until a sample is misclassified; from then on the logits
-        as they are, and a loss above all that right ones can have.
+        Cross-entropy sees scaled logits until a sample is misclassified, then the logits as they
+        are. The value is the margin while a sample is right, which is <= 0, and then the loss.
+        Another loss sees the logits as they are, and is the value.
         """
         b, own = climbers.b, self.loss is cross_entropy
+        factor = logit_scale * climbers.factor if own else logit_scale
         with torch.set_grad_enabled(leaf.requires_grad):
-            right = (margin(logits.detach(), b) <= 0)[:, None]
-            seen = torch.where(right, climbers.factor * logits, logits) if own else logits
-            value = goal = self.loss(seen, b)
-            if value.shape != b.shape:
-                raise ValueError(
-                    f"loss must return one value a sample, {list(b.shape)}, got "
-                    f'{list(value.shape)}: use reduction="none"'
-                )
-            if logit_scale != 1:
-                goal = self.loss(torch.where(right, logit_scale * seen, seen), b)
-        value = value.detach()
+            lead = margin(logits.detach(), b)
+            right = lead <= 0
+            goal = self.loss(torch.where(right[:, None], factor, 1.0) * logits, b)
+        if goal.shape != b.shape:
+            raise ValueError(
+                f"loss must return one value a sample, {list(b.shape)}, got {list(goal.shape)}: "
+                'use reduction="none"'
+            )
+        value = goal.detach()
         if own:
-            value = value + ~right[:, 0] * math.log(max(2, logits.shape[1]))
-        return Look(leaf.detach(), logits.detach(), value, leaf, goal.sum(), logit_scale)
+            value = torch.where(right, lead, value)
+        elif logit_scale != 1:
+            value = self.loss(logits.detach(), b)
+        points = leaf.detach()
+        return Look(points, logits.detach(), value, not own, leaf, goal.sum(), logit_scale)
 
     def gradient(self, climbers: Climbers, look: Look) -> Tensor:
         """The goal's gradient; where it is 0 the margin's, and where that is too, one at random."""
         g, none = look.gradient(), climbers.index[:0]
         length = torch.linalg.vector_norm(g.flatten(1), dim=1)
-        [rest] = torch.where(~((length > 0) & (length < torch.inf)))
-        if len(rest):
+        least, most = length.aminmax()
+        if not 0 < least <= most < torch.inf:  # NaN fails too
+            [rest] = torch.where(~((length > 0) & (length < torch.inf)))
             g, some = g.clone(), climbers.part(rest)
             g[rest], flat = self.gradient_of_margin(some, look.points[rest], g[rest])
             none = some.index[flat]
-        if self.flat is None:
-            self.flat = torch.zeros_like(self.samples.b, dtype=torch.bool).index_fill_(
-                0, none, True
-            )
-        elif self.flat.any():
-            still = torch.zeros_like(self.flat).index_fill_(0, none, True)
-            self.flat[climbers.index] &= still[climbers.index]
+        if self.flat is None:  # the first time, of all that are searched
+            self.flat = none
+        elif len(self.flat):
+            seen = climbers.index[~torch.isin(climbers.index, none)]
+            self.flat = self.flat[~torch.isin(self.flat, seen)]
         return g
 
     def gradient_of_margin(
