@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from lib.attacks import Loss, StepSize, cross_entropy
-from lib.attacks._ascent import step_sizes
+from lib.attacks import Loss, StepSize, cross_entropy, step_sizes
 from lib.balls import L2
 from lib.training._updates import Update, averaged, erm, mean_loss, trained_parameters
 

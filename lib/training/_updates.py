@@ -24,8 +24,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from lib.attacks import Loss, StepSize, cross_entropy, loss_of, pga
-from lib.attacks._ascent import step_sizes
+from lib.attacks import Loss, StepSize, cross_entropy, loss_of, pga, step_sizes
 from lib.balls import Ball
 from lib.danskin import gradients, min_norm_point
 from lib.runs import processes
