@@ -260,8 +260,8 @@ def classwise_accuracy(
         raise ValueError(f"batch_size must be >= 1, got {batch_size}")
     given = {"steps": steps, "step_size": step_size, "generator": generator, "loss": loss}
     settings = {name: value for name, value in given.items() if value is not None}
-    if restarts != 1:
-        settings["restarts"] = restarts
+    settings |= {"restarts": restarts} if restarts != 1 else {}
+    settings |= {"bounds": bounds} if tuple(bounds) != (0.0, 1.0) else {}
     if ball is None and settings:
         raise ValueError(f"{', '.join(settings)} are an attack's: give its ball too")
     if isinstance(model, torch.nn.Module) and any(part.training for part in model.modules()):
@@ -274,9 +274,7 @@ def classwise_accuracy(
     if ball is None:
         right = _right(model, data.a, data.b, batch_size)
     else:
-        right = right_under_attack(
-            model, data.a, data.b, ball, bounds=bounds, batch_size=batch_size, **settings
-        )
+        right = right_under_attack(model, data.a, data.b, ball, batch_size=batch_size, **settings)
     of_class = data.b[right].cpu().bincount(minlength=len(count))
     return ClasswiseAccuracy(data.classes, of_class, count, confidence)
 
