@@ -20,8 +20,8 @@ from lib.models import predict
 
 # Cross-entropy weighs the rivals of a class by their logits, and is flat where these are large.
 # So that a factor of the logits changes nothing, each sample's are scaled to one spread: the
-# greatest minus the mean of the others, at the clean input. Digit models have about that.
-SPREAD = 10.0
+# greatest minus the mean of the others, at the clean input. Digit models have about 10.
+SPREAD = 12.0
 
 
 IN_PLACE = (
@@ -346,6 +346,8 @@ def _chosen(chosen: Tensor, new: Tensor, old: Tensor) -> Tensor:
     if new.is_cuda:  # without waiting for the device
         return torch.where(chosen.view(-1, *[1] * (new.dim() - 1)), new, old)
     [kept] = torch.where(~chosen)
+    if len(kept) == 0:
+        return new
     return new.index_copy_(0, kept, old.index_select(0, kept))
 
 
