@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lib.data._downloads import DataError, File, cached, load, unpack
+from lib.data._downloads import DataError, File, load
 from lib.data._images import Images, check_split
 from lib.data._phantoms import fundus_phantoms
 
@@ -84,14 +84,7 @@ def cifar10(split: str = "train") -> Images:
     """
     check_split(split, "train", "test")
     files = [file for file in _CIFAR10 if ("test" in file.name) == (split == "test")]
-    raw = [cached(file)[0] for file in files]
-    if None in raw:
-        try:
-            unpack(load(_CIFAR10_ARCHIVE), _CIFAR10)
-        except DataError as error:
-            name = files[raw.index(None)].name
-            raise DataError(f"{name} is missing or damaged, and its archive: {error}") from None
-        raw = [load(file) for file in files]
+    raw = [load(file) for file in files]
     # A record is one byte of label, then the red, the green and the blue plane.
     records = np.frombuffer(b"".join(raw), np.uint8).reshape(-1, 1 + 3 * 32 * 32)
     return _images(records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0], OBJECTS)
@@ -123,7 +116,7 @@ def checksums(dataset: str) -> dict[str, str]:
 
 # What the full sets are read from: official files, each with the SHA-256 of its bytes.
 def _mnist_file(name: str, sha256: str) -> File:
-    homes = "http://yann.lecun.com/exdb/mnist/", "https://ossci-datasets.s3.amazonaws.com/mnist/"
+    homes = "https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/"
     return File(name, sha256, tuple(home + name for home in homes))
 
 
@@ -142,7 +135,7 @@ _CIFAR10_ARCHIVE = File(
     ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",),
 )
 _CIFAR10 = tuple(
-    File(f"cifar-10-batches-bin/{name}.bin", sha256)
+    File(f"cifar-10-batches-bin/{name}.bin", sha256, archive=_CIFAR10_ARCHIVE)
     for name, sha256 in (
         ("data_batch_1", "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5"),
         ("data_batch_2", "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed"),
@@ -155,7 +148,10 @@ _CIFAR10 = tuple(
 _RETINA = File(
     "retinamnist.npz",
     "254915f5f0a2074665c4676356824cf4ef4a3bcab233894b4bafcaf48962bd69",
-    ("https://zenodo.org/records/6496656/files/retinamnist.npz",),
+    (
+        "https://zenodo.org/records/6496656/files/retinamnist.npz",
+        "https://zenodo.org/records/10519652/files/retinamnist.npz",
+    ),
 )
 
 
