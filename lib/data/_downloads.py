@@ -127,7 +127,7 @@ def _reason(error: Any) -> str:
     broken_off = exceptions.ConnectionError, exceptions.Timeout, exceptions.ChunkedEncodingError
     match error:
         case HTTPError():
-            return f"the server answered {error.response.status_code} {error.response.reason}"
+            return f"the server answered {line}"
         case exceptions.SSLError():
             return "its certificate is not trusted (set REQUESTS_CA_BUNDLE to your network's)"
         case exceptions.ProxyError():
