@@ -4,8 +4,9 @@
     python tools/notebooks.py --check            compare without executing (under a second)
 
 The .md twin is the source. The .ipynb twin holds the same cells with their outputs, and comes
-out byte-identical when nothing changed: cell ids count, times are not stored. The seconds that
-each page took go to book/timings.json, which the page headers show.
+out byte-identical when nothing changed: cell ids count, times are not stored. What Jupyter needs to
+take the twins for equal is stored, so that either may be opened and saved. The seconds that each
+page took go to book/timings.json, which the page headers show.
 """
 
 from __future__ import annotations
@@ -19,17 +20,26 @@ from pathlib import Path
 
 import jupytext
 import nbformat
+from jupytext.config import load_jupytext_config
+
+from lib.runs.files import write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "lecture11"
 TIMINGS = ROOT / "book" / "timings.json"
+
+# Where the home cannot be written to, matplotlib would warn on a page, and a warning is a fault.
+os.environ.setdefault("MPLCONFIGDIR", str(Path(sys.prefix) / "matplotlib"))
 
 
 def source(page: Path) -> nbformat.NotebookNode:
     """The notebook that PAGE.md describes, not executed."""
     notebook = jupytext.read(page)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
+    lexer = notebook.metadata["jupytext"].get("default_lexer")
     notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"]}
+    if lexer:  # as Jupytext stores it, which else reads "{code-cell}" for "{code-cell} ipython3"
+        notebook.metadata["jupytext"] = {"default_lexer": lexer}
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"{page.stem}-{number:03d}"
     return notebook
@@ -49,10 +59,7 @@ def execute(page: Path) -> float:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = merge_streams(cell.outputs)
-    target = page.with_suffix(".ipynb")
-    draft = target.with_suffix(".part")
-    nbformat.write(notebook, draft)
-    os.replace(draft, target)
+    write_whole(page.with_suffix(".ipynb"), (nbformat.writes(notebook) + "\n").encode())
     return seconds
 
 
@@ -74,8 +81,14 @@ def differences(page: Path) -> list[str]:
     target = page.with_suffix(".ipynb")
     if not target.exists():
         return [f"{target.name} is missing"]
-    expected, stored = source(page).cells, nbformat.read(target, as_version=4).cells
+    mine, theirs = source(page), nbformat.read(target, as_version=4)
     faults = []
+    if mine.metadata != theirs.metadata:
+        faults.append(f"{target.name}: the metadata differ from {page.name}")
+    written = jupytext.writes(mine, "md:myst", config=load_jupytext_config(str(page)))
+    if written != page.read_text(encoding="utf-8"):
+        faults.append(f"{page.name} is not as Jupytext writes it: saved in Jupyter, it changes")
+    expected, stored = mine.cells, theirs.cells
     if len(expected) != len(stored):
         faults.append(f"{page.name} has {len(expected)} cells, {target.name} {len(stored)}")
     executed = 0
@@ -121,12 +134,12 @@ def main() -> int:
             print("Run `make notebooks` to execute the pages and store their outputs.")
         return bool(faults)
 
-    timings = json.loads(TIMINGS.read_text()) if TIMINGS.exists() else {}
+    timings = json.loads(TIMINGS.read_text(encoding="utf-8")) if TIMINGS.exists() else {}
     for page in pages:
         print(page.relative_to(ROOT), end=" ", flush=True)
         timings[page.stem] = round(execute(page), 1)
         print(f"{timings[page.stem]} s")
-        TIMINGS.write_text(json.dumps(timings, indent=2, sort_keys=True) + "\n")
+        write_whole(TIMINGS, (json.dumps(timings, indent=2, sort_keys=True) + "\n").encode())
     return 0
 
 
