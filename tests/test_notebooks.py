@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 PAGE = """---
 jupytext:
+  notebook_metadata_filter: kernelspec,-jupytext.text_representation.jupytext_version,-jupytext.text_representation.format_version
   text_representation:
     extension: .md
     format_name: myst
@@ -36,7 +37,7 @@ Some text.
 
 1 + 1
 ```
-"""
+"""  # noqa: E501
 
 
 def load():
@@ -97,6 +98,18 @@ def test_a_missing_notebook_is_a_fault(pair):
 def test_changed_text_in_either_twin_is_a_fault(pair):
     pair.write_text(PAGE.replace("Some text", "Other text"), encoding="utf-8")
     assert "text differs" in notebooks.differences(pair)[0]
+
+
+def test_changed_metadata_are_a_fault(pair):
+    edit(pair, lambda notebook: notebook.metadata["jupytext"].pop("default_lexer"))
+    assert "metadata differ" in notebooks.differences(pair)[0]
+
+
+def test_a_page_that_saving_in_jupyter_would_change_is_a_fault(pair):
+    pair.write_text(PAGE.replace("Some text.", "Some text.\n"), encoding="utf-8")
+    assert notebooks.differences(pair) == [
+        "05-page.md is not as Jupytext writes it: saved in Jupyter, it changes"
+    ]
 
 
 def test_changed_tags_are_a_fault(pair):

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import jupytext
 import nbformat
-from jupytext.config import load_jupytext_config
 
 from lib.runs.files import write_whole
 
@@ -36,10 +35,7 @@ def source(page: Path) -> nbformat.NotebookNode:
     """The notebook that PAGE.md describes, not executed."""
     notebook = jupytext.read(page)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
-    lexer = notebook.metadata["jupytext"].get("default_lexer")
-    notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"]}
-    if lexer:  # as Jupytext stores it, which else reads "{code-cell}" for "{code-cell} ipython3"
-        notebook.metadata["jupytext"] = {"default_lexer": lexer}
+    notebook.metadata["jupytext"].pop("text_representation")  # as Jupytext does when it saves
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"{page.stem}-{number:03d}"
     return notebook
@@ -85,7 +81,7 @@ def differences(page: Path) -> list[str]:
     faults = []
     if mine.metadata != theirs.metadata:
         faults.append(f"{target.name}: the metadata differ from {page.name}")
-    written = jupytext.writes(mine, "md:myst", config=load_jupytext_config(str(page)))
+    written = jupytext.writes(mine, "md:myst")
     if written != page.read_text(encoding="utf-8"):
         faults.append(f"{page.name} is not as Jupytext writes it: saved in Jupyter, it changes")
     expected, stored = mine.cells, theirs.cells
