@@ -1,6 +1,10 @@
 """Figures: none without alt text, every color apart for the color-blind, pages start alike."""
 
+import base64
 import itertools
+import re
+import subprocess
+import sys
 
 import matplotlib.colors
 import matplotlib.pyplot as plt
@@ -117,3 +121,24 @@ def test_a_device_that_is_absent_is_named(name, monkeypatch):
     monkeypatch.setenv("COURSE_DEVICE", name)
     with pytest.raises(RuntimeError, match=f"COURSE_DEVICE={name} is not at hand"):
         setup()
+
+
+def test_a_picture_keeps_its_alt_text_on_the_built_page_and_one_without_is_warned_of(tmp_path):
+    """Through myst-nb's entry point, which the installed package declares."""
+    picture = base64.b64encode(b"\x89PNG").decode()
+    alts = ["A line that falls from one to zero.", ""]
+    cells = [nbformat.v4.new_markdown_cell("# Page")]
+    for alt in alts:
+        metadata = {"image/png": {"alt": alt}} if alt else {}
+        shown = nbformat.v4.new_output("display_data", {"image/png": picture}, metadata=metadata)
+        cells.append(nbformat.v4.new_code_cell("1", execution_count=1, outputs=[shown]))
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "index.ipynb")
+    options = ["-q", "-C", "-D", "extensions=myst_nb", "-D", "nb_execution_mode=off"]
+    run = subprocess.run(
+        [sys.executable, "-m", "sphinx", *options, tmp_path, tmp_path / "out"],
+        capture_output=True,
+        text=True,
+    )
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert re.findall(r'<img alt="([^"]*)" src="_images', page) == alts
+    assert run.stderr.count("a figure without alt text: show it by plots.show") == 1
