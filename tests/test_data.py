@@ -342,7 +342,7 @@ def test_a_damaged_cached_file_is_fetched_again_and_never_used(damage, server, c
 
 
 def test_a_cache_that_cannot_be_written_is_one_clear_error(server, tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("a file is no folder, not even for root")
+    (tmp_path / "file").write_text("a file is no folder, not even for root", encoding="utf-8")
     monkeypatch.setenv("EE556_DATA", str(tmp_path / "file" / "cache"))
     server.files["/x"] = CONTENT
     fails_to_load(File("x", sha256(CONTENT), (f"{server.url}/x",)), "the cache cannot be written")
@@ -417,7 +417,7 @@ def packed(server, cache):
 
 
 def test_a_member_is_read_by_its_name_and_no_path_of_the_archive_is_used(packed, cache):
-    (cache.parent / "victim").write_text("untouched")
+    (cache.parent / "victim").write_text("untouched", encoding="utf-8")
     file = packed(
         ("../victim", b"evil"),
         ("set/../../victim", b"evil"),
@@ -430,7 +430,7 @@ def test_a_member_is_read_by_its_name_and_no_path_of_the_archive_is_used(packed,
     assert names(cache) == ["set.tar.gz", "set/good.bin"]
     assert (cache / "set/good.bin").read_bytes() == b"good"
     assert names(cache.parent) == ["cache/set.tar.gz", "cache/set/good.bin", "victim"]
-    assert (cache.parent / "victim").read_text() == "untouched"
+    assert (cache.parent / "victim").read_text(encoding="utf-8") == "untouched"
 
 
 @pytest.mark.parametrize(
@@ -459,11 +459,11 @@ def test_an_archive_that_cannot_be_fetched_is_one_clear_error(packed, server, ca
 
 
 def test_a_link_in_the_cache_is_replaced_and_not_its_target(packed, cache):
-    (cache.parent / "victim").write_text("untouched")
+    (cache.parent / "victim").write_text("untouched", encoding="utf-8")
     (cache / "set").mkdir(parents=True)
     (cache / "set/good.bin").symlink_to(cache.parent / "victim")
     assert load(packed(("set/good.bin", b"good"))) == b"good"
-    assert (cache.parent / "victim").read_text() == "untouched"
+    assert (cache.parent / "victim").read_text(encoding="utf-8") == "untouched"
     assert (cache / "set/good.bin").read_bytes() == b"good"
 
 

@@ -236,7 +236,28 @@ def size_offences(root: Path) -> list[str]:
     return offences
 
 
-RULES = (order_offences, privacy_offences, size_offences)
+def encoding_offences(root: Path) -> list[str]:
+    """Text files read or written in the encoding of whoever runs it: it fails in the C locale."""
+    offences = []
+    for folder in ("lib", "tests", "experiments", "benchmarks", "book/_ext", "tools"):
+        for source in sources(root, folder).values():
+            for node in ast.walk(source.tree):
+                if isinstance(node, ast.Call) and opens_text(node):
+                    offences.append(f"{source.at(node.lineno)}: name the encoding")
+    return offences
+
+
+def opens_text(call: ast.Call) -> bool:
+    named = any(keyword.arg in ("encoding", None) for keyword in call.keywords)
+    if isinstance(call.func, ast.Attribute):
+        positional = {"read_text": 1, "write_text": 2}.get(call.func.attr, 0)
+        return len(call.args) < positional and not named
+    modes = [*call.args[1:2], *(k.value for k in call.keywords if k.arg == "mode")]
+    binary = any("b" in str(getattr(mode, "value", "b")) for mode in modes)
+    return getattr(call.func, "id", "") == "open" and not named and not binary
+
+
+RULES = (order_offences, privacy_offences, size_offences, encoding_offences)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -363,6 +384,18 @@ OFFENCES = [
         "line 2: g has 61 lines, at most 60",
     ),
     (size_offences, "lib/balls.py", "def g():\n" + lines(59), None),
+    (encoding_offences, "tests/test_x.py", "p.read_text()", "test_x.py, line 1: name the encoding"),
+    (encoding_offences, "experiments/run.py", "p.write_text(text)", "run.py, line 1: name the"),
+    (encoding_offences, "lib/balls.py", "def f():\n    open(p, 'a')", "balls.py, line 2: name the"),
+    (encoding_offences, "tools/a.py", "open(p, mode='r')", "a.py, line 1: name the encoding"),
+    (encoding_offences, "tools/a.py", "open(p, 'rb'), open(p, mode='wb'), open(p, mode)", None),
+    (encoding_offences, "tools/a.py", "open(p, encoding='utf-8'), p.read_text('utf-8')", None),
+    (
+        encoding_offences,
+        "tools/a.py",
+        "tar.open(p), p.read_bytes(), p.write_text(x, 'utf-8')",
+        None,
+    ),
     (size_offences, "lib/balls.py", "class C:\n  async def g():\n" + lines(60), "g has 61 lines"),
 ]
 

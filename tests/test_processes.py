@@ -97,7 +97,7 @@ def test_two_and_four_processes_give_the_run_of_one(tmp_path, number):
     """Losses to 1e-5 over 50 steps of each update, and over each game."""
     done = launched(tmp_path, number)
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads((tmp_path / "losses.json").read_text())
+    found = json.loads((tmp_path / "losses.json").read_text(encoding="utf-8"))
     expected = losses(tmp_path / "alone")
     assert found.keys() == expected.keys()
     for name, values in expected.items():
@@ -169,7 +169,7 @@ def main(folder: Path, die: bool) -> None:
             fit(model, images(), update, epochs=4, batch_size=8, progress=False, **kept)
         found = losses(folder)
         if processes.rank() == 0:
-            (folder / "losses.json").write_text(json.dumps(found))
+            (folder / "losses.json").write_text(json.dumps(found), encoding="utf-8")
 
 
 if __name__ == "__main__":
