@@ -7,6 +7,7 @@ export OMP_WAIT_POLICY := passive
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 # Pages look alike whatever the user's own settings, and where the home cannot be written to.
 export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
+export IPYTHONDIR := $(CURDIR)/.venv/ipython
 
 .PHONY: help book test serve lab notebooks check browser clean
 .DEFAULT_GOAL := help

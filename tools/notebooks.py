@@ -27,8 +27,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "lecture11"
 TIMINGS = ROOT / "book" / "timings.json"
 
-# Where the home cannot be written to, matplotlib would warn on a page, and a warning is a fault.
+# As in the Makefile: where the home cannot be written to, a page would store a warning, a fault.
 os.environ.setdefault("MPLCONFIGDIR", str(Path(sys.prefix) / "matplotlib"))
+os.environ.setdefault("IPYTHONDIR", str(Path(sys.prefix) / "ipython"))
 
 
 def source(page: Path) -> nbformat.NotebookNode:
