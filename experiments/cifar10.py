@@ -9,6 +9,7 @@ judged(config, model, test)     clean and robust accuracy: average, worst class,
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -74,7 +75,7 @@ class Cifar10(Settings):
         chosen = {
             "precision": "bfloat16" if fast else "float32",
             "channels_last": fast,
-            "compile": fast and processes.count() == 1,
+            "compile": fast and processes.world_size() == 1,
         }
         return {k: v if getattr(self, k) is None else getattr(self, k) for k, v in chosen.items()}
 
@@ -116,8 +117,8 @@ def cropped(a: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
     if padding < 0:
         raise ValueError(f"padding must be >= 0, got {padding}")
     (n, _, h, w), device = a.shape, a.device
-    place = processes.drawn(partial(torch.randint, 2 * padding + 1), (n, 2), generator)
-    mirror = processes.drawn(partial(torch.randint, 2), (n, 1), generator)
+    place = processes.draw_local_rows(partial(torch.randint, 2 * padding + 1), (n, 2), generator)
+    mirror = processes.draw_local_rows(partial(torch.randint, 2), (n, 1), generator)
     place, mirror = place.to(device), mirror.to(device).bool()
     rows = place[:, :1] + torch.arange(h, device=device)
     columns = torch.arange(w, device=device)
@@ -137,10 +138,13 @@ def augmented(update: Update, generator: torch.Generator, padding: int = 4) -> U
     def on_cropped(model: nn.Module, a: Tensor, b: Tensor) -> Tensor:
         return update(model, cropped(a, generator, padding), b)
 
-    on_cropped.generators = (generator, *getattr(update, "generators", ()))
-    name = getattr(update, "__qualname__", type(update).__name__)
-    on_cropped.__qualname__ = f"augmented {name}"  # fit's checkpoint knows updates by their names
-    return on_cropped
+    settings = {**update.settings, "padding": padding}
+    return dataclasses.replace(
+        update,
+        gradient=on_cropped,
+        settings=settings,
+        generators=(generator, *update.generators),
+    )
 
 
 def network(
@@ -153,7 +157,7 @@ def network(
     """
     if config.network == "resnet18":
         model = models.resnet18(activation=activation, norm=norm, seed=seed)
-        if processes.count() > 1 and config.device.startswith("cuda"):
+        if processes.world_size() > 1 and config.device.startswith("cuda"):
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return model
     normal = {"mean": models.CIFAR10_MEAN, "std": models.CIFAR10_STD}

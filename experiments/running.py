@@ -117,7 +117,7 @@ def run(name: str, experiment: Experiment, config: Settings) -> Path | None:
             for dataset in config.datasets:
                 for split in ("train", "test"):
                     getattr(data, dataset)(split)
-        processes.wait()
+        processes.barrier()
         with tqdm(cells, desc=name, unit="cell", disable=None if first else True) as bar:
             for variant, seed in bar:
                 bar.set_postfix_str(f"{variant}, seed {seed}")
@@ -163,7 +163,7 @@ class _Kept:
                     "take them again"
                 )
             self.rows, self.begun = state["rows"], state.get("begun", {})
-        processes.wait()
+        processes.barrier()
 
     def begin(self, checkpoint: Path) -> float:
         """Note that a cell begins, or goes on; the seconds that its checkpoints took before."""

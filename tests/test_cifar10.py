@@ -91,11 +91,13 @@ def test_the_layout_of_the_images_is_kept():
 def test_two_processes_cut_the_minibatch_as_one_does(monkeypatch):
     a = noise(8)
     whole, alone = cifar10.cropped(a, one := generator(3)), one.get_state()
-    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "world_size", lambda: 2)
     for rank in (0, 1):
         monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
         draws = generator(3)
-        assert torch.equal(cifar10.cropped(processes.share(a), draws), processes.share(whole))
+        assert torch.equal(
+            cifar10.cropped(processes.local_rows(a), draws), processes.local_rows(whole)
+        )
         assert torch.equal(draws.get_state(), alone)
 
 
@@ -256,7 +258,7 @@ def test_ddi_decays_the_weights_within_the_hull_and_not_once_more(variant, k, mo
 
 @pytest.mark.parametrize("count, device, layer", [(2, "cuda", nn.SyncBatchNorm), (2, "cpu", None)])
 def test_batch_norm_is_synchronized_on_several_gpus(count, device, layer, monkeypatch):
-    monkeypatch.setattr(processes, "count", lambda: count)
+    monkeypatch.setattr(processes, "world_size", lambda: count)
     model = cifar10.network(cifar10.Cifar10(device=device), 0)
     layers = [type(part) for part in model.modules()]
     assert layers.count(layer or nn.BatchNorm2d) == 20
