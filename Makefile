@@ -5,6 +5,8 @@ SITE := _build/html
 PORT ?= 8000
 export OMP_WAIT_POLICY := passive
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
+# In the C locale Python would not find a folder that has an accent in its name.
+export PYTHONUTF8 := 1
 # Pages look alike whatever the user's own settings, and where the home cannot be written to.
 export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
 export IPYTHONDIR := $(CURDIR)/.venv/ipython
