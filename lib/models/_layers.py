@@ -41,14 +41,16 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 def predict(logits: Tensor) -> Tensor:
     """The predicted classes [n]: of the largest logit; of a single logit, 1 if it is positive.
 
-    logits: [n, classes], or [n, 1] for the two classes 0 and 1.
+    logits: [n, classes], or [n, 1] for the two classes 0 and 1. A sample with a NaN among its
+    logits has no prediction: its class is −1, which no label is.
 
     >>> import torch
     >>> from lib.models import predict
-    >>> predict(torch.tensor([[1.0, 3.0], [2.0, 0.0]])).tolist()
-    [1, 0]
+    >>> predict(torch.tensor([[1.0, 2.0], [3.0, float("nan")]])).tolist()
+    [1, -1]
     """
-    return logits.argmax(1) if logits.shape[1] > 1 else (logits[:, 0] > 0).long()
+    classes = logits.argmax(1) if logits.shape[1] > 1 else (logits[:, 0] > 0).long()
+    return classes.masked_fill(logits.isnan().any(1), -1)
 
 
 class Normalize(nn.Module):
