@@ -182,3 +182,10 @@ def test_jupytext_takes_the_twins_for_equal(pair):
     twins = [jupytext.read(pair), nbformat.read(pair.with_suffix(".ipynb"), as_version=4)]
     written = [jupytext.writes(twin, "md:myst") for twin in twins]
     assert written == [PAGE, PAGE]
+
+
+def test_a_time_is_stored_when_it_is_new_or_another_by_a_quarter_and_a_second():
+    assert notebooks.differs(0.5, None)
+    assert not notebooks.differs(1.4, 0.5) and notebooks.differs(1.6, 0.5)
+    assert not notebooks.differs(25.0, 20.0) and notebooks.differs(25.1, 20.0)
+    assert notebooks.differs(14.9, 20.0)

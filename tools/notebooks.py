@@ -113,6 +113,11 @@ def differences(page: Path) -> list[str]:
     return faults
 
 
+def differs(seconds: float, stored: float | None) -> bool:
+    """Whether a page took another time, so that its header should say so."""
+    return stored is None or abs(seconds - stored) > max(1, stored / 4)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pages", nargs="*", type=Path, help="the .md twins; all when left out")
@@ -134,9 +139,11 @@ def main() -> int:
     timings = json.loads(TIMINGS.read_text(encoding="utf-8")) if TIMINGS.exists() else {}
     for page in pages:
         print(page.relative_to(ROOT), end=" ", flush=True)
-        timings[page.stem] = round(execute(page), 1)
-        print(f"{timings[page.stem]} s")
-        write_whole(TIMINGS, (json.dumps(timings, indent=2, sort_keys=True) + "\n").encode())
+        seconds = round(execute(page), 1)
+        print(f"{seconds} s")
+        if differs(seconds, timings.get(page.stem)):
+            timings[page.stem] = seconds
+            write_whole(TIMINGS, (json.dumps(timings, indent=2, sort_keys=True) + "\n").encode())
     return 0
 
 
