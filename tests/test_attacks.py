@@ -324,7 +324,9 @@ def by_hand(net, a, b, ball, alphas, sharpness, worst, best):
         if alpha is not None:
             g = torch.func.grad(lambda e: cross_entropy(sharpness * net(a + e), b).sum())(eta)
             room = (-a - eta, 1 - a - eta) if isinstance(ball, L1) else ()
-            eta = ball._near(eta + type(ball)(c * alpha * ball.eps).lmo(g, *room), -a, 1 - a)
+            eta = ball.project_within(
+                eta + type(ball)(c * alpha * ball.eps).lmo(g, *room), -a, 1 - a
+            )
     return worst, best
 
 

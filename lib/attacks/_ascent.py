@@ -156,15 +156,15 @@ def steepest_move(gradient: Tensor, step: Ball, eta: Tensor, low: Bound, high: B
         low = high = None
     if isinstance(step, LInf) and isinstance(step.eps, float):
         return torch.add(eta, gradient.sign(), alpha=step.eps)  # the same, in fewer passes
-    return step._lmo(gradient, low, high).add_(eta)
+    return step.lmo(gradient, low, high, check=False).add_(eta)
 
 
 def projection(ball: Ball, like: Tensor, low: Bound, high: Bound) -> Function:
     """``v -> ball.project(v, low, high)``, prepared for many v that it may overwrite."""
     if not isinstance(ball, LInf):
-        return lambda v: ball._project(v, low, high)
+        return lambda v: ball.project(v, low, high, check=False)
     # The ℓ∞ ball is a box, and so is what it shares with a box: one clamp projects on both.
-    eps, (low, high) = ball._radius(like), box(like, low, high)
+    eps, (low, high) = ball.radius(like), box(like, low, high)
     least = -eps if low is None else torch.maximum(low, -eps)
     most = eps if high is None else torch.minimum(high, eps)
     return lambda v: v.clamp_(least, most)

@@ -165,11 +165,12 @@ def _around(ball: Ball, found: Found, plan: Plan) -> Function:
     """``v -> `` the input nearest to v, or nearly so, within bounds and the ball around a."""
     ball, a, (low, high) = ball.part(found.index), found.a, plan.bounds
     if isinstance(ball, LInf):
-        eps = ball._radius(a)
+        eps = ball.radius(a)
         least, most = (a - eps).clamp_(min=low), (a + eps).clamp_(max=high)
         return lambda v: v.clamp_(least, most)
     down, up = low - a, high - a
-    return lambda v: ball._near(v.sub_(a), down, up).add_(a).clamp_(low, high)  # for rounding
+    # The sum with a is rounded: the last clamp puts it back within bounds.
+    return lambda v: ball.project_within(v.sub_(a), down, up).add_(a).clamp_(low, high)
 
 
 def _check_labels(b: Tensor, logits: Tensor) -> None:
