@@ -186,7 +186,11 @@ def greatest(tensors: Any) -> float:
     >>> greatest([torch.tensor([1.0, -3.0]), torch.zeros(2)])
     3.0
     """
-    return float(get_total_norm([t.detach() for t in tensors], float("inf")))
+    tensors = [t.detach() for t in tensors if t.numel()]
+    if not tensors or any(t.device.type != "cpu" or t.is_complex() for t in tensors):
+        return float(get_total_norm(tensors, float("inf")))
+    ends = [end.double() for t in tensors for end in torch.aminmax(t)]  # quicker on a CPU
+    return float(torch.stack(ends).abs().max())
 
 
 def require_at_most(asked: int, begun: int, unit: str) -> None:
