@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +18,7 @@ from lib.balls import LInf
 from lib.data import Images
 from lib.fairness import ClassFocusedSampler
 from lib.runs import checkpoints, processes
-from lib.training import adversarial, cross_entropy, danskin, erm, sharpness_aware
+from lib.training import Update, adversarial, cross_entropy, danskin, erm, sharpness_aware
 
 CPU = torch.device("cpu")
 
@@ -113,15 +114,13 @@ def test_an_augmented_update_hands_on_crops_and_shows_all_generators():
         seen.append(a)
         return torch.zeros(())
 
-    update.generators = (own,)
-    a = noise()
-    outer = cifar10.augmented(update, draws, 2)
+    a, state = noise(), object()
+    outer = cifar10.augmented(Update(update, {"name": "spy"}, (own,), state), draws, 2)
     outer(None, a, None)
     assert torch.equal(seen[0], cifar10.cropped(a, generator(2), 2))
-    assert list(outer.generators) == [draws, own]
-    assert list(cifar10.augmented(erm(), draws).generators) == [draws]
-    names = {cifar10.augmented(u, draws).__qualname__ for u in (erm(), sharpness_aware(0.1))}
-    assert len(names) == 2 and not names & {erm().__qualname__}
+    assert outer.generators == (draws, own) and outer.state is state
+    assert outer.settings == {"name": "spy", "padding": 2}
+    assert cifar10.augmented(erm(), draws).generators == (draws,)
 
 
 # --- killed runs ---------------------------------------------------------------------------
@@ -148,13 +147,12 @@ def run(which: str, checkpoint: Path | None, stop_at: int = -1, schedule: str = 
             os.kill(os.getpid(), signal.SIGKILL)
         return update(model, a, b)
 
-    counted.generators = getattr(update, "generators", ())
     model = cifar10.network(config, 0)
     history = cifar10.train(
         config,
         model,
         images,
-        counted,
+        replace(update, gradient=counted),
         seed=1,
         checkpoint=checkpoint,
         sampler=sampler,
@@ -278,7 +276,7 @@ def test_the_weights_decay_as_the_settings_say_or_the_caller(own, shrinks):
     model = cifar10.network(config, 0)
     before = model[1].weight.detach().clone()
     settings = {"seed": 0, "checkpoint": None, "evaluate": lambda model: {}}
-    cifar10.train(config, model, images, still, weight_decay=own, **settings)
+    cifar10.train(config, model, images, Update(still, {}), weight_decay=own, **settings)
     ratio = (model[1].weight / before).detach()
     assert (ratio < 1).all() if shrinks else (ratio == 1).all()
 

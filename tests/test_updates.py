@@ -1,4 +1,4 @@
-"""lib.updates and lib.flatness: gradients against finite differences and closed forms."""
+"""lib.training, the updates: gradients against finite differences and closed forms."""
 
 from functools import partial
 
@@ -368,6 +368,42 @@ def test_batch_norm_statistics_see_the_first_pass_alone(name):
     assert int(model[1].num_batches_tracked) == 1
     assert model.training and all(layer.training for layer in model)
     assert not same(gradients(model), gradients(plain))
+
+
+class Shared(nn.Module):
+    """One layer under two names, or two layers with one weight."""
+
+    def __init__(self, layers):
+        super().__init__()
+        rng = torch.Generator().manual_seed(0)
+        self.first, self.last = nn.Linear(16, 16), nn.Linear(16, 3)
+        with torch.no_grad():
+            for p in self.parameters():
+                p.copy_(torch.randn(p.shape, generator=rng) / 4)
+        self.second = self.first if layers == "one layer" else nn.Linear(16, 16)
+        self.second.weight = self.first.weight
+        self.double()
+
+    def forward(self, a):
+        return self.last(torch.tanh(self.second(torch.tanh(self.first(a.flatten(1))))))
+
+
+@pytest.mark.parametrize("layers", ["one layer", "one weight"])
+def test_sam_per_sample_of_shared_layers_is_the_mean_over_batches_of_one(layers):
+    """functional_call alone would leave plain tensors in the place of parameters."""
+    (a, b), model = digits_like(5), Shared(layers)
+    parameters, before = list(model.parameters()), [p.clone() for p in model.parameters()]
+    total = 0
+    for i in range(5):
+        sharpness_aware(0.3)(model, a[i : i + 1], b[i : i + 1])
+        total = total + nn.utils.parameters_to_vector(gradients(model)) / 5
+    for _ in range(2):
+        sharpness_aware(0.3, per_sample=True)(model, a, b)
+        found = nn.utils.parameters_to_vector(gradients(model))
+        torch.testing.assert_close(found, total, rtol=1e-10, atol=1e-12)
+    assert all(p is q for p, q in zip(model.parameters(), parameters, strict=True))
+    assert model.second.weight is model.first.weight is parameters[0]
+    assert same(before, model.parameters())
 
 
 def test_sam_per_sample_refuses_batch_norm_with_advice():

@@ -26,7 +26,7 @@ those before it, the checkpoint is that of an earlier step, and the message says
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from math import isfinite
 from pathlib import Path
 from types import SimpleNamespace
@@ -49,7 +49,9 @@ class Session:
     generators, which the caller finds as they were. device: None is where the first network is.
     precision: "float32", or "bfloat16" by ``autocast``. channels_last: the memory layout of
     kernels. compile: ``compiled`` holds ``torch.compile(network)``; else the networks.
-    checkpoint: a file to go on from if it is there, or None. every: seconds between two saves.
+    checkpoint: a file to go on from if it is there, or None. It is written before the first step,
+    about every ``every`` seconds and at the end. To use a network's weights alone:
+    ``network.load_state_dict(checkpoints.load(path)["model"])``, by its name here.
     progress: show a bar; None shows one on a terminal only.
     Raises ValueError for settings out of range, before anything changes.
 
@@ -85,12 +87,16 @@ class Session:
         device = device or next(first.parameters()).device
         for network in networks.values():
             network.to(device, memory_format=torch.channels_last if channels_last else None)
-        self.networks, self.seed, self.progress = dict(networks), seed, progress
+        self.networks: dict[str, nn.Module] = dict(networks)
+        self.seed, self.progress = seed, progress
         self.device = next(first.parameters()).device
-        self.autocast = torch.autocast(
-            self.device.type, torch.bfloat16, enabled=precision == "bfloat16"
-        )
-        self.compiled = self.networks
+        self.autocast: AbstractContextManager[Any] = nullcontext()
+        if precision == "bfloat16" or torch.amp.is_autocast_available(self.device.type):
+            self.autocast = torch.autocast(
+                self.device.type, torch.bfloat16, enabled=precision == "bfloat16"
+            )
+        self._layout = torch.channels_last if channels_last else torch.preserve_format
+        self.compiled: dict[str, Any] = self.networks
         if compile:  # a last minibatch that is shorter is compiled again
             self.compiled = {k: torch.compile(n, dynamic=False) for k, n in networks.items()}
         self.path, self.every = checkpoint, every
@@ -137,6 +143,10 @@ class Session:
 
         hidden = None if self.progress is None else not self.progress
         return tqdm(total=total, initial=done, unit=unit, disable=hidden)
+
+    def laid_out(self, images: Tensor) -> Tensor:
+        """The images in the memory layout of the kernels."""
+        return images.to(memory_format=self._layout)
 
     @contextmanager
     def step(self, where: str) -> Iterator[None]:
@@ -220,9 +230,11 @@ def torch_seeded(seed: int, device: torch.device) -> Iterator[dict[str, Any]]:
         of_type = torch.get_device_module(device).default_generators
         generators[f"torch {device.type}"] = of_type[device.index or 0]
     elif device.type == "mps":  # whose one generator is behind functions
-        functions = {k: getattr(torch.mps, k) for k in ("manual_seed", "initial_seed")}
-        states = {"get_state": torch.mps.get_rng_state, "set_state": torch.mps.set_rng_state}
-        generators["torch mps"] = SimpleNamespace(**functions, **states)
+        generators["torch mps"] = SimpleNamespace(
+            manual_seed=torch.mps.manual_seed,
+            get_state=torch.mps.get_rng_state,
+            set_state=torch.mps.set_rng_state,
+        )
     states = {name: generator.get_state() for name, generator in generators.items()}
     try:
         for generator in generators.values():

@@ -38,11 +38,7 @@ def risk_gradient(model: nn.Module, a: Tensor, b: Tensor, loss: Loss = cross_ent
     """
     model.zero_grad(set_to_none=True)
     risk = mean_loss(model, a, b, loss)
-    if not risk.requires_grad:
-        raise ValueError(
-            "the loss has no gradient in the model's parameters: the model or the loss detaches "
-            "it, every parameter is frozen, or gradients are switched off"
-        )
+    check_differentiable(risk)
     risk.backward()
     return averaged(model, risk.detach())
 
@@ -175,6 +171,15 @@ def split_rows(rows: Tensor, x: Iterable[Tensor]) -> list[Tensor]:
     shapes = [p.shape for p in x]
     parts = rows.split([shape.numel() for shape in shapes], 1)
     return [part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def check_differentiable(risk: Tensor) -> None:
+    """ValueError for a loss that does not depend on the parameters."""
+    if not risk.requires_grad:
+        raise ValueError(
+            "the loss has no gradient in the model's parameters: the model or the loss detaches "
+            "it, every parameter is frozen, or gradients are switched off"
+        )
 
 
 def check_attacked(worst: Tensor, a: Tensor) -> None:

@@ -28,6 +28,8 @@ from lib.balls import Ball
 from lib.runs import processes
 from lib.training._gradients import adversarial_gradient, danskin_gradient, risk_gradient
 
+Gradient = Callable[[nn.Module, Tensor, Tensor], Tensor]  # sets .grad, returns the mean loss
+
 
 @dataclass(frozen=True)
 class Update:
@@ -47,7 +49,7 @@ class Update:
     'erm'
     """
 
-    gradient: Callable[[nn.Module, Tensor, Tensor], Tensor]
+    gradient: Gradient
     settings: Mapping[str, Any]
     generators: tuple[torch.Generator, ...] = ()
     state: Any = None
