@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from lib.gan._checks import OptimizerOf
 from lib.gan._networks import Noise
 from lib.gan._objectives import gan_objective, wgan_objective
-from lib.gan._run import History, Run, RunSettings
+from lib.gan._run import History, Run
+from lib.gan._settings import RunSettings
 from lib.lipschitz import normalize_spectrally_
 
 
