@@ -279,10 +279,9 @@ def test_fairness():
         sampler = fairness.ClassFocusedSampler(images.b, step_size=0.1)
         update = erm(loss=sampler.watch(attacks.cross_entropy))
         history = fit(model, images, update, epochs=2, sampler=sampler, **SETTINGS)
-        shares = [
-            vars(fairness.classwise_accuracy(model, images, ball)) for ball in (None, LInf(0.05))
-        ]
-        return [p.detach().cpu() for p in model.parameters()], history["loss"], shares, sampler.q
+        shares = [fairness.classwise_accuracy(model, images, ball) for ball in (None, LInf(0.05))]
+        right = [share.right.tolist() for share in shares]
+        return [p.detach().cpu() for p in model.parameters()], history["loss"], right, sampler.q
 
     on_both(compute, where=CPU)
 
