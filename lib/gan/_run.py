@@ -98,8 +98,7 @@ class Run:
         self.session = Session(networks, seed=seed, **session)
         self.noise, self.real = noise, real.detach().to(self.session.device)
         for name, network in networks.items():
-            if optimizers[name] is not None:
-                check_optimizer(optimizers[name], name, network)
+            check_optimizer(optimizers[name] or ADAM, name, network)
         self.draws = torch.Generator().manual_seed(seed)
         with torch_seeded(seed, self.session.device):  # where a noise draws from torch's own
             self.scored_noise = check_noise(noise(samples, generator=self.draws), samples)
@@ -118,7 +117,7 @@ class Run:
         self.critic_steps, self.batch_size = critic_steps, batch_size
         self.score_every = -(-steps // 10) if evaluate_every is None else evaluate_every
         self.state = _State(steps)
-        self.settings = {"critic_steps": critic_steps, "batch_size": batch_size}
+        self.settings: dict[str, Any] = {"critic_steps": critic_steps, "batch_size": batch_size}
         self.settings |= {"evaluate_every": evaluate_every, "samples": samples}
 
     def train(self, objective: Objective, rule: Mapping[str, Any]) -> History:
