@@ -147,7 +147,7 @@ def _refuse_mixtures(name: str, leaves: list[Any], on_device: bool) -> None:
         raise Mixed(f"{name}: tensors of the device and of the CPU meet: {shapes}")
     for leaf in leaves:
         if isinstance(leaf, torch.Generator) and (leaf.device.type == DEVICE.type) != on_device:
-            raise Mixed(f"{name}: a generator on {leaf.device} for tensors elsewhere")
+            raise Mixed(f"{name}: a generator on {leaf.device} for tensors of another device")
 
 
 def _are_indices(name: str, cpu: list[torch.Tensor], tensors: list[torch.Tensor]) -> bool:
