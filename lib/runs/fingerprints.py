@@ -45,7 +45,7 @@ def checksum(*tensors: Tensor) -> int:
     value = 0
     for tensor in tensors:
         raw = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
-        value = zlib.crc32(raw.numpy(), value)
+        value = zlib.crc32(raw.numpy().data, value)
     return value
 
 

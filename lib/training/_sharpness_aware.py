@@ -20,6 +20,7 @@ from lib.balls import L2
 from lib.training._gradients import (
     averaged,
     check_differentiable,
+    check_generator,
     gradient_row,
     mean_loss,
     moved,
@@ -124,6 +125,7 @@ def ball_stability(
     [1.0, 0.5]
     """
     ball = _ball("eps", eps)
+    check_generator(generator)
     if step_size is None and steps >= 1:
         step_size = [eps * (1 + math.cos(math.pi * i / steps)) for i in range(steps)]
     alphas = step_sizes(0.0 if step_size is None else step_size, steps)

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lib.data import Images
 from lib.runs import processes
-from lib.runs.session import greatest, require_at_most, require_finite
+from lib.runs.session import require_at_most, require_finite
 from lib.training._updates import Gradient
 
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
@@ -107,7 +107,7 @@ class TrainingState:
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         if not gradients:
             raise ValueError("update must set .grad of the model's parameters, it set none")
-        require_finite(loss=value, gradient=greatest(gradients))
+        require_finite(loss=value, gradient=gradients)
         self.limit = self.limit or DIVERGED * max(1.0, abs(value))
         if abs(value) > self.limit:
             raise FloatingPointError(f"the loss is {value:g} and diverges, above {self.limit:g}")
