@@ -39,7 +39,7 @@ class Games(Settings):
 def play(
     config: Games, game: str, generator: nn.Module, critic: nn.Module, *rest: Any, **more: Any
 ) -> History:
-    """The history of one game; rest and more are what ``lib.gan._training.play`` takes besides."""
+    """The history of one game; rest and more are what ``train_wgan`` takes besides."""
     adam = partial(torch.optim.Adam, lr=config.lr, betas=(0.5, 0.9), fused=True)
     train = partial(train_gan, loss="non-saturating")
     if game != "vanilla":
