@@ -2,13 +2,18 @@
 
 load(config, device)            the images, on the device
 augmented(update, generator)    the update on images that are cropped and mirrored at random
-network(config, seed)           ResNet-18, or a small network for a trial
+Rising(make, eps, rising)       the update against a ball whose radius rises to eps
+network(config, seed)           ResNet-18, or a smaller network for a CPU
 train(config, model, ...)       SGD with momentum and a schedule, as fast as the device can
 judged(config, model, test)     clean and robust accuracy: average, worst class, each class
+
+``--size small`` gives every setting another default, so that one CPU core is enough: a smaller
+network, fewer epochs, an attack of fewer steps. The record names the size and all its numbers.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -37,12 +42,14 @@ class Cifar10(Settings):
     """Images, network, optimizer, and how the device computes."""
 
     datasets = ("cifar10",)
+    size: Literal["full", "small"] = "full"
+    """The defaults of the other settings: full for a GPU, or small for a CPU core."""
     images: int = 50_000
     """Images to train on, the first so many."""
     tests: int = 10_000
     """Images to test on, likewise."""
-    network: Literal["resnet18", "cnn"] = "resnet18"
-    """The network: resnet18, or cnn, a small one for a trial on a CPU."""
+    network: Literal["resnet18", "resnet8", "cnn"] = "resnet18"
+    """The network: resnet18, or for a CPU resnet8 or cnn, which is without normalization layers."""
     epochs: int = 30
     """Epochs of training."""
     batch_size: int = 128
@@ -64,7 +71,7 @@ class Cifar10(Settings):
     """Of the training; None: bfloat16 on a GPU, float32 on a CPU. Tests are in float32; on a GPU
     with convolutions in TF32, as is torch's default."""
     channels_last: bool | None = None
-    """Memory layout of images and kernels; None: on a GPU."""
+    """Memory layout of images and kernels; None: yes, which is faster on a GPU and on a CPU."""
     compile: bool | None = None
     """Compile the network for the training; None: on one GPU."""
 
@@ -73,7 +80,7 @@ class Cifar10(Settings):
         fast = self.device.startswith("cuda")
         chosen = {
             "precision": "bfloat16" if fast else "float32",
-            "channels_last": fast,
+            "channels_last": True,
             "compile": fast and processes.count() == 1,
         }
         return {k: v if getattr(self, k) is None else getattr(self, k) for k, v in chosen.items()}
@@ -90,8 +97,47 @@ class Attacked(Cifar10):
     """Radius of the l-infinity ball, in pixel units."""
     steps: int = 10
     """Steps of the attack in training."""
+    rise: float = 0.0
+    """Share of the minibatches, below 1, over which the attack's radius rises from 0 to eps in
+    training. At eps from the start a network without normalization layers may stay at chance."""
     test_steps: int = 20
     """Steps of the attack that the robust accuracy is measured with."""
+
+    def check(self, *may_be_zero: str) -> None:
+        super().check(*may_be_zero)
+        if not self.rise < 1:
+            raise ValueError(f"rise must be >= 0 and < 1, got {self.rise}")
+
+    def rising(self, make: Callable[[LInf], Update]) -> Rising:
+        """The update that make gives for a ball, the radius rising as the settings say."""
+        return Rising(make, self.eps, self.rising_steps())
+
+    def rising_steps(self) -> int:
+        """The number of minibatches over which the radius rises."""
+        return math.ceil(self.rise * self.epochs * math.ceil(self.images / self.batch_size))
+
+
+class Rising:
+    """An update against a ball whose radius rises: at step t it is ``eps min(1, t / rising)``.
+
+    make: ball -> update; the updates must share what they keep, such as their generators, of which
+    the first one tells. With rising = 0 the radius is eps from the start.
+    """
+
+    def __init__(self, make: Callable[[LInf], Update], eps: float, rising: int) -> None:
+        self.make, self.eps, self.over, self.t = make, eps, max(rising, 1), 0
+        self.generators = getattr(make(LInf(eps)), "generators", ())
+        self.__qualname__ = f"rising {make(LInf(eps)).__qualname__}"  # fit's checkpoint knows it by
+
+    def __call__(self, model: nn.Module, a: Tensor, b: Tensor) -> Tensor:
+        self.t += 1
+        return self.make(LInf(self.eps * min(1.0, self.t / self.over)))(model, a, b)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"t": self.t}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.t = state["t"]
 
 
 def load(config: Cifar10, device: torch.device) -> tuple[Images, Images]:
@@ -138,6 +184,9 @@ def augmented(update: Update, generator: torch.Generator, padding: int = 4) -> U
         return update(model, cropped(a, generator, padding), b)
 
     on_cropped.generators = (generator, *getattr(update, "generators", ()))
+    for of_state in ("state_dict", "load_state_dict"):
+        if hasattr(update, of_state):
+            setattr(on_cropped, of_state, getattr(update, of_state))
     name = getattr(update, "__qualname__", type(update).__name__)
     on_cropped.__qualname__ = f"augmented {name}"  # fit's checkpoint knows updates by their names
     return on_cropped
@@ -146,13 +195,13 @@ def augmented(update: Update, generator: torch.Generator, padding: int = 4) -> U
 def network(
     config: Cifar10, seed: int, *, activation: str = "relu", norm: str = "batch"
 ) -> nn.Module:
-    """The network of the settings; the small one has no normalization layers.
+    """The network of the settings; cnn has no normalization layers.
 
     On several GPUs batch norm takes the statistics of the whole minibatch, as on one; such a run's
     checkpoints are not those of one GPU.
     """
-    if config.network == "resnet18":
-        model = models.resnet18(activation=activation, norm=norm, seed=seed)
+    if config.network != "cnn":
+        model = getattr(models, config.network)(activation=activation, norm=norm, seed=seed)
         if processes.count() > 1 and config.device.startswith("cuda"):
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return model
@@ -219,11 +268,15 @@ def robust(config: Attacked, model: nn.Module, test: Images) -> float:
 
 
 def judged(config: Attacked, model: nn.Module, test: Images) -> Row:
-    """Clean and robust accuracy: the average, the worst class's, and each class's (slide 25)."""
+    """Clean and robust accuracy: the average, the worst class's, and each class's (slide 25).
+
+    The intervals are those of each class, at 95 %.
+    """
     row = {}
     attack = {"ball": LInf(config.eps), "steps": config.test_steps}
     for name, settings in (("clean", {}), ("robust", attack)):
         found = classwise_accuracy(model, test, batch_size=config.test_batch, **settings)
         row |= {name: found.average, f"{name}_worst": found.worst}
         row[f"{name}_classes"] = found.accuracy.tolist()
+        row[f"{name}_intervals"] = found.interval.tolist()
     return row

@@ -21,7 +21,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 
@@ -38,6 +38,8 @@ class Settings:
 
     datasets: ClassVar[tuple[str, ...]] = ()
     """What it reads of lib.data; the checksums of their files go into the record."""
+    sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """For each ``--size`` but the usual one, the defaults that differ."""
     seeds: int = 5
     """How many seeds, from 0."""
     device: str = "cpu"
@@ -48,6 +50,11 @@ class Settings:
     """The folder of the record."""
     runs: Path = RUNS
     """The folder of logs, finished rows and checkpoints."""
+
+    @classmethod
+    def of_size(cls, size: str, **settings: Any) -> Self:
+        """The settings of a size, where it has other defaults; ``settings`` come before these."""
+        return cls(**{**cls.sizes.get(size, {}), **settings})
 
     def described(self) -> dict[str, Any]:
         """The settings that the results depend on: all but the folders and ``resume``."""

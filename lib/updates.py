@@ -98,6 +98,7 @@ def danskin(
     weight_decay: float = 0.0,
     loss: Loss = cross_entropy,
     generator: torch.Generator | None = None,
+    watch: Callable[[Tensor], None] | None = None,
 ) -> Update:
     """DDi: the shortest vector in the hull of the gradients at k attacks (slide 22).
 
@@ -114,6 +115,7 @@ def danskin(
     formed, which an optimizer's own weight decay would do afterwards.
     generator: draws the k starts; None makes one with seed 0. Returns the greatest of the k mean
     losses, without the weight decay.
+    watch: is shown the k gradients [k, p] of each step, with the weight decay, to look at.
 
     The attacks see the model in evaluation mode. The gradients are taken in training mode: batch
     norm uses the statistics of each attacked minibatch for its own g_i, and its running
@@ -145,6 +147,8 @@ def danskin(
         trained = trained_parameters(model)
         if weight_decay:
             g += weight_decay * torch.cat([p.detach().flatten() for p in trained])
+        if watch is not None:
+            watch(g)
         finite = torch.isfinite(g.sum())  # else pass it on: fit stops and says what to try
         weights = min_norm_point(g) if finite else torch.full_like(losses, 1 / k)
         model.zero_grad(set_to_none=True)
