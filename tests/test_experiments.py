@@ -36,7 +36,7 @@ SMALL = {
     "training-cifar10": ATTACKED,
     "danskin-cifar10": [*ATTACKED, "--k", "2", "--watched", "20"],
     "fairness-cifar10": [*ATTACKED, "--class-step", "0.01"],
-    "sam-cifar10": [*CIFAR10, "--hessian-images", "20", "--iterations", "9"],
+    "sam-cifar10": [*CIFAR10, "--hessian-images", "20", "--iterations", "9", "--surface", "2"],
     "saliency-retina": [
         *("--size", "16", "--train-eyes", "40", "--test-eyes", "20", "--clean-epochs", "1"),
         *("--epochs", "1", "--attack-steps", "2", "--test-steps", "2", "--distances", "4"),
