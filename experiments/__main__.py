@@ -11,7 +11,6 @@ import tyro
 from tyro.extras import subcommand_type_from_defaults
 
 from experiments.running import RunError, run
-from lib.checkpoints import CheckpointError
 from lib.data import DataError
 from lib.processes import ProcessLost
 
@@ -29,16 +28,7 @@ MODULES = {
     "speed": "speed",
 }
 
-ERRORS = (
-    RunError,
-    CheckpointError,
-    DataError,
-    FloatingPointError,
-    MemoryError,
-    OSError,
-    ProcessLost,
-    ValueError,
-)
+ERRORS = (RunError, DataError, OSError, ProcessLost)  # of what is outside an experiment
 
 
 def main(arguments: list[str] | None = None) -> int:

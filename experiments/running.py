@@ -9,7 +9,7 @@ An experiment is a module with
                          or play's, so that a cell goes on where it was stopped
 
 ``run`` does the rest: it measures the cells that are not kept yet, and writes the record when all
-are there.
+are there. Every cell has a file of its own, so that several commands may share the cells of a run.
 """
 
 from __future__ import annotations
@@ -19,15 +19,22 @@ import json
 import math
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, get_type_hints
 
 import torch
+from filelock import FileLock, Timeout
 
 from lib import data, processes, records
+from lib.checkpoints import CheckpointError
+from lib.data import DataError
 from lib.files import write_whole
+from lib.processes import ProcessLost
 
+SAID = (CheckpointError, DataError, FloatingPointError, ProcessLost)  # their text is enough
 RUNS = Path(__file__).parent / "runs"
 Row = dict[str, Any]
 
@@ -66,10 +73,11 @@ class Settings:
 
         Whole numbers are at least 1, of the names given at least 0; others finite and at least 0.
         """
+        types = get_type_hints(type(self))
         for field in dataclasses.fields(self):
-            value, whole = getattr(self, field.name), field.type == "int"
+            value, whole = getattr(self, field.name), types[field.name] is int
             least = int(whole and field.name not in may_be_zero)
-            if (whole or field.type == "float") and not least <= value < math.inf:
+            if (whole or types[field.name] is float) and not least <= value < math.inf:
                 must = f">= {least}" if whole else "finite and >= 0"
                 raise ValueError(f"{field.name} must be {must}, got {value}")
 
@@ -98,25 +106,24 @@ def run(name: str, experiment: Experiment, config: Settings) -> Path | None:
     """Measure every cell of an experiment that is not kept yet; then write its record.
 
     Returns the record's path; of several processes the first one writes and returns it, and all
-    must see the same folders. Raises RunError or ValueError, before anything is written, for
-    settings out of range, a device that is not at hand and folders that cannot be written to; and
-    for a run of other settings, or one that was begun, if ``resume`` is not set.
+    must see the same folders. Of several commands that share a run each measures what no other
+    has begun; the last one writes the record, and the others return None.
+    Raises RunError, before anything is written, for settings out of range, a device that is not
+    at hand and folders that cannot be written to; for a run of other settings, or one that was
+    begun, if ``resume`` is not set; and for a cell that fails, with its traceback in the log.
     """
     if config.seeds < 1:
         raise RunError(f"--seeds must be >= 1, got {config.seeds}")
-    if not config.device.startswith(("cpu", "cuda")):
-        raise RunError(f"--device must be cpu or cuda, got {config.device}")
+    _check_device(config.device)
     from tqdm import tqdm
 
     torch.set_num_threads(1)
     with processes.started(config.device) as device:
         try:
-            torch.zeros(1, device=device)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise RunError(f"--device {config.device} is not at hand: {reason}") from error
-        cells = list(experiment.cells(config))
-        kept = _Kept(config.runs / name, config)
+            cells = list(experiment.cells(config))
+        except ValueError as error:
+            raise RunError(str(error)) from error
+        kept = Kept(config.runs / name, config)
         origin = records.origin()
         first = processes.rank() == 0
         if first:  # now, and not hours later; and the others find the files in the cache
@@ -127,78 +134,160 @@ def run(name: str, experiment: Experiment, config: Settings) -> Path | None:
         with tqdm(cells, desc=name, unit="cell", disable=None if first else True) as bar:
             for variant, seed in bar:
                 bar.set_postfix_str(f"{variant}, seed {seed}")
-                row = kept.row(variant, seed)
-                if row is None:
-                    path = kept.folder / f"{variant}-{seed}.pt"
-                    start = time.time() - kept.begin(path)
-                    row = experiment.measure(config, variant, seed, device, path)
-                    row = {"seed": seed, **row, "seconds": round(time.time() - start, 1)}
-                    kept.keep(variant, row)
-                    kept.log(f"{variant}, seed {seed}: {_said(row)}", tqdm.write)
+                with kept.claimed(variant, seed, device) as mine:
+                    if mine:
+                        _measure(experiment, config, variant, seed, device, kept, tqdm.write)
         if not first:
             return None
         results: dict[str, list[Row]] = {}
         for variant, seed in cells:
             results.setdefault(variant, []).append(kept.row(variant, seed))
-        return records.save(
-            name, config.described(), results, config.checksums(), origin, config.out
-        )
+        missing = sum(row is None for rows in results.values() for row in rows)
+        if missing:
+            tqdm.write(f"{name}: another command is at {missing} cells, and writes the record")
+            return None
+        with kept.locked("record"):
+            return records.save(
+                name, config.described(), results, config.checksums(), origin, config.out
+            )
 
 
-class _Kept:
-    """The rows of a run, in ``rows.json`` beside its log and checkpoints."""
+def _measure(
+    experiment: Experiment,
+    config: Settings,
+    variant: str,
+    seed: int,
+    device: torch.device,
+    kept: Kept,
+    write: Callable[[str], None],
+) -> None:
+    """Measure one cell and keep its row; a failure is one line, and its traceback in the log."""
+    path = kept.folder / f"{variant}-{seed}.pt"
+    start = time.time() - kept.begin(variant, seed, path)
+    try:
+        row = experiment.measure(config, variant, seed, device, path)
+    except Exception as error:
+        where = kept.log(f"{variant}, seed {seed} failed\n{traceback.format_exc()}")
+        said = str(error) if isinstance(error, SAID) else f"{type(error).__name__}: {error}"
+        raise RunError(f"{variant}, seed {seed}: {said} (the traceback is in {where})") from error
+    row = {"seed": seed, **row, "seconds": round(time.time() - start, 1)}
+    if processes.rank() == 0:
+        kept.keep(variant, row)
+        said = f"{variant}, seed {seed}: {_said(row)}"
+        kept.log(said)
+        write(said)
+
+
+class Kept:
+    """What a run has in its folder: its settings, a file for each cell, the log, checkpoints.
+
+    settings.json               what all cells are measured with
+    rows/VARIANT-SEED.json      {"row": ...} of a cell, or {"begun": ..., "spent": ...} in seconds
+    rows/VARIANT-SEED.lock      held by the command that measures the cell; it falls with it
+    """
 
     def __init__(self, folder: Path, config: Settings) -> None:
-        self.folder, self.path = folder, folder / "rows.json"
-        self.described, self.rows, self.begun = config.described(), {}, {}
-        for needed in (folder, config.out):
+        self.folder = folder
+        for needed in (folder / "rows", config.out):
             _check_writable(needed)
-        if self.path.exists():
-            state = json.loads(self.path.read_text())
-            was, now = state["settings"], self.described
-            # More seeds are more rows; everything else must be as it was.
-            changed = [k for k in was | now if k != "seeds" and was.get(k) != now.get(k)]
+        path, now = folder / "settings.json", config.described()
+        if path.exists() or (folder / "rows.json").exists():
             if not config.resume:
                 raise RunError(
                     f"a run was begun in {folder}: add --resume to go on with it, or delete it"
                 )
+            if not path.exists():
+                raise RunError(f"the run in {folder} is of an older version: delete it")
+            was = _read(path, "delete the folder, and begin again")
+            # More seeds are more rows; everything else must be as it was.
+            changed = [k for k in was | now if k != "seeds" and was.get(k) != now.get(k)]
             if changed:
                 said = "; ".join(f"{k} was {was.get(k)}, is {now.get(k)}" for k in changed)
                 raise RunError(
                     f"the run in {folder} has other settings ({said}): delete it, or "
                     "take them again"
                 )
-            self.rows, self.begun = state["rows"], state.get("begun", {})
         processes.wait()
+        if processes.rank() == 0:
+            _write(path, now)
 
-    def begin(self, checkpoint: Path) -> float:
-        """Note that a cell begins, or goes on; the seconds that its checkpoints took before."""
-        begun, spent = self.begun.get(checkpoint.stem, (0.0, 0.0))
-        if begun and checkpoint.exists():
-            spent += max(0.0, checkpoint.stat().st_mtime - begun)
-        self.begun[checkpoint.stem] = time.time(), spent
-        self._write()
-        return spent
+    def _path(self, variant: str, seed: int) -> Path:
+        return self.folder / "rows" / f"{variant}-{seed}.json"
+
+    def _state(self, variant: str, seed: int) -> dict[str, Any]:
+        path = self._path(variant, seed)
+        return _read(path, "delete it, and add --resume") if path.exists() else {}
 
     def row(self, variant: str, seed: int) -> Row | None:
-        return self.rows.get(f"{variant}-{seed}")
+        return self._state(variant, seed).get("row")
+
+    @contextmanager
+    def claimed(self, variant: str, seed: int, device: torch.device) -> Iterator[bool]:
+        """Whether this command is to measure the cell: it is not done, and no other is at it."""
+        lock = self.locked(f"{variant}-{seed}")
+        mine = False
+        if processes.rank() == 0:  # the others do as the first one does
+            try:
+                lock.acquire(blocking=False)
+                mine = self.row(variant, seed) is None
+            except Timeout:
+                pass
+        try:
+            yield bool(processes.gathered(torch.tensor([mine], device=device))[0])
+        finally:
+            lock.release()
+
+    def locked(self, name: str) -> FileLock:
+        return FileLock(self.folder / "rows" / f"{name}.lock")
+
+    def begin(self, variant: str, seed: int, checkpoint: Path) -> float:
+        """Note that a cell begins, or goes on; the seconds that its checkpoints took before."""
+        state = self._state(variant, seed)
+        begun, spent = state.get("begun", 0.0), state.get("spent", 0.0)
+        if begun and checkpoint.exists():
+            spent += max(0.0, checkpoint.stat().st_mtime - begun)
+        if processes.rank() == 0:
+            _write(self._path(variant, seed), {"begun": time.time(), "spent": spent})
+        return spent
 
     def keep(self, variant: str, row: Row) -> None:
-        cell = f"{variant}-{row['seed']}"
-        self.rows[cell] = row
-        self.begun.pop(cell)
-        self._write()
+        _write(self._path(variant, row["seed"]), {"row": row})
 
-    def _write(self) -> None:
-        if processes.rank() == 0:
-            state = {"settings": self.described, "rows": self.rows, "begun": self.begun}
-            write_whole(self.path, json.dumps(state, indent=1).encode())
+    def log(self, text: str) -> Path:
+        """Add to the log, whose path it returns; a full disk is no reason to fail."""
+        path = self.folder / "log.txt"
+        with suppress(OSError), open(path, "a") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
+        return path
 
-    def log(self, text: str, write: Callable[[str], None]) -> None:
-        if processes.rank() == 0:
-            with open(self.folder / "log.txt", "a") as file:
-                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
-            write(text)
+
+def _read(path: Path, remedy: str) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds a {type(found).__name__}")
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} is damaged ({error}): {remedy}") from error
+    return found
+
+
+def _write(path: Path, state: Mapping[str, Any]) -> None:
+    write_whole(path, json.dumps(state, indent=1).encode())
+
+
+def _check_device(name: str) -> None:
+    """RunError for a device that is unknown or not at hand; it names those that are."""
+    there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    try:
+        device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError(f"it is {device.type}")
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(
+            f"--device must be cpu or cuda, got {name}; at hand: {', '.join(there)} ({reason})"
+        ) from error
 
 
 def _check_writable(folder: Path) -> None:
