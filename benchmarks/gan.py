@@ -21,9 +21,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from experiments.speed import CRITIC_STEPS, PENALTY, plain_wgan
-from lib.gan import train_wgan
-from lib.players import gaussian, point_critic, point_generator
-from lib.points import eight_gaussians
+from lib.gan import eight_gaussians, gaussian, point_critic, point_generator, train_wgan
 from lib.transport import wasserstein
 
 WIDTH, STEPS, ROUNDS = 512, 20, 7

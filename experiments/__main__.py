@@ -12,7 +12,7 @@ from tyro.extras import subcommand_type_from_defaults
 
 from experiments.running import RunError, run
 from lib.data import DataError
-from lib.processes import ProcessLost
+from lib.runs import ProcessLost
 
 MODULES = {
     "wgan-points": "wgan_points",

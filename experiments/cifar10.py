@@ -26,13 +26,13 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import MultiStepLR, OneCycleLR
 
 from experiments.running import Row, Settings
-from lib import data, models, processes
+from lib import data, models
 from lib.attacks import robust_accuracy
 from lib.balls import LInf
+from lib.data import Images
 from lib.fairness import classwise_accuracy
-from lib.images import Images
-from lib.training import fit
-from lib.updates import Update
+from lib.runs import processes
+from lib.training import Update, fit
 
 SHAPE = (3, 32, 32)
 

@@ -11,8 +11,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LinearLR
 
 from experiments.running import Settings
-from lib.gan import train_gan, train_wgan
-from lib.play import History
+from lib.gan import History, train_gan, train_wgan
 
 GAMES = ("clip", "penalty", "spectral", "vanilla")
 
@@ -40,7 +39,7 @@ class Games(Settings):
 def play(
     config: Games, game: str, generator: nn.Module, critic: nn.Module, *rest: Any, **more: Any
 ) -> History:
-    """The history of one game; rest and more are what ``lib.play.play`` takes besides."""
+    """The history of one game; rest and more are what ``lib.gan._training.play`` takes besides."""
     adam = partial(torch.optim.Adam, lr=config.lr, betas=(0.5, 0.9), fused=True)
     train = partial(train_gan, loss="non-saturating")
     if game != "vanilla":

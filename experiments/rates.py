@@ -17,8 +17,9 @@ import psutil
 import torch
 
 from experiments.running import Row, Settings
-from lib import checkpoints, processes
-from lib.transport import ASSIGNMENT_BYTES, BYTES, wasserstein
+from lib.runs import checkpoints, processes
+from lib.transport import wasserstein
+from lib.transport._wasserstein import ASSIGNMENT_BYTES, BYTES
 
 
 @dataclass(frozen=True, kw_only=True)

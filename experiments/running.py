@@ -28,11 +28,10 @@ from typing import Any, ClassVar, Protocol, Self, get_type_hints
 import torch
 from filelock import FileLock, Timeout
 
-from lib import data, processes, records
-from lib.checkpoints import CheckpointError
+from lib import data
 from lib.data import DataError
-from lib.files import write_whole
-from lib.processes import ProcessLost
+from lib.runs import CheckpointError, ProcessLost, processes, records
+from lib.runs.files import write_whole
 
 SAID = (CheckpointError, DataError, FloatingPointError, ProcessLost)  # their text is enough
 RUNS = Path(__file__).parent / "runs"
@@ -200,7 +199,8 @@ class Kept:
                 raise RunError(f"the run in {folder} is of an older version: delete it")
             was = _read(path, "delete the folder, and begin again")
             # More seeds are more rows; everything else must be as it was.
-            changed = [k for k in was | now if k != "seeds" and was.get(k) != now.get(k)]
+            counted = ("seeds", "second_seeds")
+            changed = [k for k in was | now if k not in counted and was.get(k) != now.get(k)]
             if changed:
                 said = "; ".join(f"{k} was {was.get(k)}, is {now.get(k)}" for k in changed)
                 raise RunError(

@@ -21,10 +21,9 @@ from experiments.running import Row, Settings
 from lib import data
 from lib.attacks import attack, robust_accuracy
 from lib.balls import L2, LInf
-from lib.data import Images
+from lib.data import Images, Phantoms
 from lib.fairness import classwise_accuracy
 from lib.models import cnn, predict
-from lib.phantoms import Phantoms
 from lib.training import accuracy, adversarial, erm, fit
 
 SETS = ("retina", "phantoms")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from experiments import cifar10
 from experiments.running import Row
 from lib.attacks import cross_entropy
-from lib.images import Images
+from lib.data import Images
 from lib.sharpness import largest_eigenvalue
 from lib.training import accuracy, erm, sharpness_aware
 

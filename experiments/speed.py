@@ -28,11 +28,8 @@ from experiments import cifar10
 from experiments.running import Row
 from lib.attacks import attack
 from lib.balls import LInf
-from lib.data import OBJECTS
-from lib.gan import train_wgan
-from lib.images import Images
-from lib.players import gaussian, point_critic, point_generator
-from lib.points import eight_gaussians
+from lib.data import OBJECTS, Images
+from lib.gan import eight_gaussians, gaussian, point_critic, point_generator, train_wgan
 from lib.training import adversarial
 
 PENALTY, CRITIC_STEPS = 0.1, 5

@@ -42,12 +42,12 @@ class Config(cifar10.Attacked):
     second_epochs: int = 8
     """Its epochs."""
     second_seeds: int = 1
-    """Its seeds."""
+    """Its seeds; 0: it is left out."""
 
 
 def cells(config: Config) -> Iterator[tuple[str, int]]:
     """Both trainings for every seed; then both of the second network."""
-    config.check("padding")
+    config.check("padding", "second_seeds")
     for seed in range(config.seeds):
         yield "standard", seed
         yield "adversarial", seed

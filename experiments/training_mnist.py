@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from experiments.running import Row, Settings
-from lib import data, processes
-from lib.ascent import loss_of, pga
-from lib.attacks import robust_accuracy
+from lib import data
+from lib.attacks import loss_of, pga, robust_accuracy
 from lib.balls import Ball, LInf
 from lib.models import cnn
+from lib.runs import processes
 from lib.training import accuracy, adversarial, erm, fit
 
 UPDATES = ("erm", "pgd")

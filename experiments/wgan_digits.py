@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from experiments.games import GAMES, Games, play
 from experiments.running import Row
 from lib import data
+from lib.gan import gaussian, image_critic, image_generator
 from lib.models import cnn
-from lib.players import gaussian, image_critic, image_generator
 from lib.training import accuracy, erm, fit
 from lib.transport import wasserstein
 

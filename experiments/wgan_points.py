@@ -15,8 +15,7 @@ import torch
 
 from experiments.games import GAMES, Games, play
 from experiments.running import Row
-from lib.players import gaussian, point_critic, point_generator
-from lib.points import eight_gaussians, modes
+from lib.gan import eight_gaussians, gaussian, modes, point_critic, point_generator
 from lib.transport import wasserstein
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 from torch import Tensor, nn
 
-from lib.ascent import Loss, cross_entropy
+from lib.attacks import Loss, cross_entropy
 
 Array = NDArray[np.float64]
 COLUMNS = 2**14  # of the matrix [k, p] that are held in float64 at a time

@@ -18,12 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib import processes
-from lib.ascent import Function, Loss
-from lib.attacks import robust_accuracy
+from lib.attacks import Function, Loss, robust_accuracy
 from lib.balls import Ball
-from lib.images import Images
+from lib.data import Images
 from lib.models import predict
+from lib.runs import processes
 
 
 class ClassFocusedSampler:

@@ -22,8 +22,9 @@ from torch import nn
 
 from lib import attacks, fairness, models
 from lib.balls import LInf
-from lib.checkpoints import CheckpointError, checksum, load, save
 from lib.data import Images
+from lib.runs import CheckpointError
+from lib.runs.checkpoints import checksum, load, save
 from lib.training import adversarial, cross_entropy, erm, fit
 
 SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-3)

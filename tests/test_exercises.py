@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib import exercises
-from lib.exercises import check
+from lib.pages import exercises
+from lib.pages.exercises import check
 
 
 def unit(v, eps):

@@ -17,7 +17,8 @@ import torch
 from experiments import __main__ as command
 from experiments import running
 from experiments.running import RunError, run
-from lib import checkpoints, data, files, records
+from lib import data
+from lib.runs import checkpoints, files, records
 
 ROOT = Path(__file__).parents[1]
 CIFAR10 = ["--network", "cnn", "--images", "60", "--tests", "30", "--epochs", "2"]

@@ -18,7 +18,7 @@ from lib import attacks, models
 from lib.balls import LInf
 from lib.data import Images
 from lib.fairness import ClassFocusedSampler, ClasswiseAccuracy, classwise_accuracy
-from lib.updates import adversarial
+from lib.training import adversarial
 
 SEEDS = 0, 1, 2
 LABELS = torch.tensor([2, 0, 1, 1, 0, 2, 2, 1, 1, 2, 1])  # 2, 5 and 4 samples of 3 classes

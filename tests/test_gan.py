@@ -11,17 +11,21 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 from torch import nn
 
-from lib import gan, points
-from lib.checkpoints import CheckpointError, load
-from lib.gan import js_divergence, train_gan, train_wgan
-from lib.lipschitz import lipschitz_bound
-from lib.players import (
+from lib import gan
+from lib.gan import (
     gaussian,
     image_critic,
     image_generator,
+    js_divergence,
     point_critic,
     point_generator,
+    train_gan,
+    train_wgan,
 )
+from lib.gan._objectives import CONSTRAINTS
+from lib.lipschitz import lipschitz_bound
+from lib.runs import CheckpointError
+from lib.runs.checkpoints import load
 from lib.transport import wasserstein
 
 SEEDS = (0, 1, 2)
@@ -62,7 +66,7 @@ DIRAC |= {"generator_optimizer": SGD, "critic_optimizer": SGD}
 def small(seed=0, **settings):
     """A short training on points: (generator, critic, history)."""
     players = point_generator(2, 2, (16,), seed=seed), point_critic(2, (16,), seed=seed + 1)
-    real = points.eight_gaussians(200, torch.Generator().manual_seed(seed))
+    real = gan.eight_gaussians(200, torch.Generator().manual_seed(seed))
     fixed = {"batch_size": 16, "samples": 50, "seed": seed, "progress": False} | settings
     train = train_gan if "loss" in fixed else train_wgan
     return *players, train(*players, real, gaussian(2), **fixed)
@@ -154,7 +158,7 @@ class Counting(torch.optim.SGD):
 
 
 @pytest.mark.parametrize("steps, critic_steps", [(1, 1), (4, 3), (3, 5)])
-@pytest.mark.parametrize("constraint", gan.CONSTRAINTS)
+@pytest.mark.parametrize("constraint", CONSTRAINTS)
 def test_each_generator_step_follows_its_critic_steps(constraint, steps, critic_steps):
     taken = []
     small(
@@ -184,7 +188,7 @@ def test_every_batch_is_drawn_anew_and_of_the_size_asked_for():
         seen.append(torch.randn(n, 2, generator=generator))
         return seen[-1]
 
-    real = points.eight_gaussians(100, torch.Generator().manual_seed(0))
+    real = gan.eight_gaussians(100, torch.Generator().manual_seed(0))
     players = point_generator(2, 2, (4,)), point_critic(2, (4,))
     settings = {"samples": 30, "batch_size": 7, "progress": False, "evaluate_every": 0}
     train_wgan(*players, real, noise, "clip", steps=2, critic_steps=3, **settings)
@@ -227,7 +231,7 @@ def test_a_spectrally_normalized_critic_is_1_lipschitz_after_training(seed):
 def test_normalizing_spectrally_twice_is_once():
     h, d, _ = small(constraint="spectral", steps=1)
     names = list(d.state_dict())
-    real = points.eight_gaussians(200, torch.Generator().manual_seed(0))
+    real = gan.eight_gaussians(200, torch.Generator().manual_seed(0))
     settings = {"steps": 1, "batch_size": 16, "samples": 50, "progress": False}
     train_wgan(h, d, real, gaussian(2), "spectral", **settings)
     assert list(d.state_dict()) == names
@@ -236,7 +240,7 @@ def test_normalizing_spectrally_twice_is_once():
 def test_a_critic_with_another_parametrization_is_normalized_too():
     critic = point_critic(2, (8,), seed=2)
     torch.nn.utils.parametrizations.weight_norm(critic[-1])
-    real = points.eight_gaussians(50, torch.Generator().manual_seed(0))
+    real = gan.eight_gaussians(50, torch.Generator().manual_seed(0))
     settings = {"steps": 2, "batch_size": 16, "evaluate_every": 0, "progress": False}
     train_wgan(point_generator(2, 2, (8,)), critic, real, gaussian(2), "spectral", **settings)
     assert lipschitz_bound(critic) == pytest.approx(1, abs=0.05)
@@ -246,7 +250,7 @@ def test_a_critic_with_another_parametrization_is_normalized_too():
 def test_the_critics_value_is_at_most_w1_for_a_1_lipschitz_critic(seed):
     """V is a lower bound of W1 between the two batches; with all of both it is one of W1."""
     _, critic, history = small(seed, constraint="spectral", steps=60, evaluate_every=20)
-    real = points.eight_gaussians(200, torch.Generator().manual_seed(seed))
+    real = gan.eight_gaussians(200, torch.Generator().manual_seed(seed))
     fake = history["samples"][-1]
     with torch.no_grad():
         value = float(critic(real).mean() - critic(fake).mean())
@@ -269,7 +273,7 @@ def test_scores_stand_where_they_were_asked_for(every, expected):
 
 
 def test_the_distance_is_that_of_the_samples_to_the_target():
-    target = points.eight_gaussians(40, torch.Generator().manual_seed(5))
+    target = gan.eight_gaussians(40, torch.Generator().manual_seed(5))
     _, _, history = small(constraint="clip", steps=4, evaluate_every=2, target=target)
     again = [wasserstein(samples, target) for samples in history["samples"]]
     assert history["w1"] == again
@@ -279,7 +283,7 @@ def test_the_distance_is_that_of_the_samples_to_the_target():
 def test_images_are_learned_with_every_constraint_and_flattened_for_the_distance():
     real = torch.rand(64, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     settings = {"steps": 2, "critic_steps": 1, "batch_size": 8, "samples": 16, "progress": False}
-    for constraint in gan.CONSTRAINTS:
+    for constraint in CONSTRAINTS:
         players = image_generator(4, 4), image_critic(4)
         history = train_wgan(*players, real, gaussian(4), constraint, **settings)
         assert history["samples"][-1].shape == (16, 1, 28, 28)
@@ -304,7 +308,7 @@ def test_training_brings_the_samples_to_the_target(train, seed):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"constraint": c} for c in gan.CONSTRAINTS] + [{"loss": "saturating"}]
+    "settings", [{"constraint": c} for c in CONSTRAINTS] + [{"loss": "saturating"}]
 )
 def test_a_seed_says_all_and_torchs_own_generator_stays(settings):
     torch.manual_seed(3)
@@ -338,14 +342,14 @@ def killed_at(n):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"constraint": c} for c in gan.CONSTRAINTS] + [{"loss": "saturating"}]
+    "settings", [{"constraint": c} for c in CONSTRAINTS] + [{"loss": "saturating"}]
 )
 @pytest.mark.parametrize("at", [2, 9, 20])
 def test_a_run_cut_off_anywhere_goes_on_bit_for_bit(tmp_path, settings, at):
     settings = dict(settings)
     train = train_gan if "loss" in settings else train_wgan
     rule = settings.popitem()[1]
-    real = points.eight_gaussians(200, torch.Generator().manual_seed(0))
+    real = gan.eight_gaussians(200, torch.Generator().manual_seed(0))
     settings = {"steps": 6, "critic_steps": 3, "batch_size": 8, "samples": 20, "progress": False}
     settings |= {"evaluate_every": 2, "seed": 4}
 
@@ -401,7 +405,7 @@ def test_a_finished_run_goes_on_with_more_steps_but_not_with_fewer(tmp_path):
         small(steps=5, checkpoint=tmp_path / "run.pt", **settings)
 
 
-@pytest.mark.parametrize("constraint", gan.CONSTRAINTS)
+@pytest.mark.parametrize("constraint", CONSTRAINTS)
 def test_bfloat16_trains_float32_weights(constraint):
     generator, critic, history = small(constraint=constraint, steps=3, precision="bfloat16")
     assert all(p.dtype == torch.float32 for p in [*generator.parameters(), *critic.parameters()])
@@ -411,7 +415,7 @@ def test_bfloat16_trains_float32_weights(constraint):
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch._dynamo looks at it
-@pytest.mark.parametrize("constraint", gan.CONSTRAINTS)
+@pytest.mark.parametrize("constraint", CONSTRAINTS)
 def test_compiled_networks_learn_the_same(constraint, monkeypatch):
     """With "aot_eager": it has no second derivatives either, but needs no C++ compiler."""
     real, compiled = torch.compile, []

@@ -15,11 +15,11 @@ from lib.lipschitz import (
     clip_weights_,
     gradient_penalty,
     lipschitz_bound,
+    lipschitz_constant,
     lipschitz_lower_bound,
     normalize_spectrally_,
     spectral_norm,
 )
-from lib.pieces import lipschitz_constant
 
 
 def normal(*shape, seed=0):

@@ -10,7 +10,7 @@ from torch.nn.functional import softplus
 from experiments import __main__ as command
 from experiments import attacks_mnist, training_mnist
 from lib import data
-from lib.ascent import fgsm, pga
+from lib.attacks import fgsm, pga
 from lib.balls import LInf
 from lib.models import linear
 

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from lib import data, models, training
-from lib.images import Images
-from lib.phantoms import LESIONS, Phantoms, fundus_phantoms
+from lib.data import LESIONS, Images, Phantoms, fundus_phantoms
 
 SEEDS = 0, 1, 2
 

@@ -3,14 +3,8 @@
 import pytest
 import torch
 
+from lib.gan import gaussian, image_critic, image_generator, point_critic, point_generator
 from lib.lipschitz import lipschitz_bound
-from lib.players import (
-    gaussian,
-    image_critic,
-    image_generator,
-    point_critic,
-    point_generator,
-)
 
 MADE = (point_generator, point_critic, image_generator, image_critic)
 

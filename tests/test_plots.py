@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib import page, plots
+from lib.pages import plots, setup
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def shown(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def style():
-    page.start()
+    setup()
     yield
     plt.close("all")
 
@@ -88,7 +88,7 @@ def test_the_band_spans_the_runs():
 
 def test_a_page_starts_on_the_cpu_with_one_thread(monkeypatch):
     monkeypatch.delenv("COURSE_DEVICE", raising=False)
-    assert page.start() == torch.device("cpu")
+    assert setup() == torch.device("cpu")
     assert torch.get_num_threads() == 1
 
 
@@ -96,4 +96,4 @@ def test_a_page_starts_on_the_cpu_with_one_thread(monkeypatch):
 def test_a_device_that_is_absent_is_named(name, monkeypatch):
     monkeypatch.setenv("COURSE_DEVICE", name)
     with pytest.raises(RuntimeError, match=f"COURSE_DEVICE={name} is not at hand"):
-        page.start()
+        setup()

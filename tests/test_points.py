@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import kstest
 
-from lib.points import eight_gaussians, means, modes, spiral
+from lib.gan import eight_gaussians, means, modes, spiral
 
 SEEDS = (0, 1, 2)
 

@@ -15,13 +15,20 @@ import pytest
 import torch
 
 from experiments import training_mnist
-from lib import attacks, fairness, models, points, processes
+from lib import attacks, fairness, gan, models
 from lib.balls import LInf
 from lib.data import Images
-from lib.flatness import sharpness_aware
-from lib.gan import train_gan, train_wgan
-from lib.players import gaussian, point_critic, point_generator
-from lib.training import adversarial, ball_stability, cross_entropy, danskin, erm, fit
+from lib.gan import gaussian, point_critic, point_generator, train_gan, train_wgan
+from lib.runs import processes
+from lib.training import (
+    adversarial,
+    ball_stability,
+    cross_entropy,
+    danskin,
+    erm,
+    fit,
+    sharpness_aware,
+)
 
 ATTACK = partial(attacks.attack, ball=LInf(0.1), steps=2)
 UPDATES = {
@@ -60,7 +67,7 @@ def losses(checkpoints: Path) -> dict[str, list[float]]:
     update = adversarial(ATTACK, loss=sampler.watch(cross_entropy))
     found["class focused"] = fit(model, images(), update, sampler=sampler, **settings)["loss"]
     found["class weights"] = sampler.w.tolist()
-    real = points.eight_gaussians(100, torch.Generator().manual_seed(0))
+    real = gan.eight_gaussians(100, torch.Generator().manual_seed(0))
     for name, (train, rule) in GAMES.items():
         players = point_generator(2, 2, (8,)), point_critic(2, (8,))
         settings = {"steps": 10, "batch_size": 8, "samples": 20, "progress": False}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from experiments import rates
-from lib import checkpoints
+from lib.runs import checkpoints
 
 CPU = torch.device("cpu")
 EXPECTED = {1: 1 / 3, 2: (2 + sqrt(2) + 5 * asinh(1)) / 15}  # of two points of the unit cube

@@ -9,7 +9,7 @@ from importlib import import_module
 import pytest
 
 from experiments import __main__ as command
-from lib import records
+from lib.runs import records
 
 RESULTS = {"a": [{"seed": 0, "w1": 0.5, "found": 8}, {"seed": 1, "w1": 0.25, "found": 7}]}
 

@@ -7,10 +7,9 @@ from torch.nn.functional import cross_entropy
 from experiments import speed
 from lib.attacks import robust_accuracy
 from lib.balls import LInf
-from lib.data import OBJECTS
-from lib.images import Images
+from lib.data import OBJECTS, Images
+from lib.gan import gaussian, point_critic, point_generator
 from lib.models import cnn
-from lib.players import gaussian, point_critic, point_generator
 from lib.transport import wasserstein
 
 CPU = torch.device("cpu")

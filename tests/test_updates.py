@@ -11,8 +11,7 @@ from torch import nn
 from lib import models
 from lib.attacks import attack, cross_entropy, fgsm, loss_of, pga
 from lib.balls import L1, L2, LInf
-from lib.flatness import ball_stability, sharpness_aware
-from lib.updates import adversarial, danskin, erm
+from lib.training import adversarial, ball_stability, danskin, erm, sharpness_aware
 
 SEEDS = 0, 1, 2
 
@@ -302,7 +301,7 @@ def test_sam_moves_all_parameters_together_by_rho_along_the_gradient(seed):
 @pytest.mark.parametrize("copies", [1, 600, 2**25])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_sam_per_sample_is_the_mean_over_batches_of_one(seed, copies, monkeypatch):
-    monkeypatch.setattr("lib.flatness.COPIES", copies)  # 600: four samples of 123 parameters
+    monkeypatch.setattr("lib.training._sharpness_aware.COPIES", copies)  # four samples or fewer
     a, b = digits_like(10, seed)
     model = small_network(seed)
     losses, total = [], 0

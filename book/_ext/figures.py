@@ -1,4 +1,4 @@
-"""A figure's alt text travels in its output's metadata (lib.plots.show); a picture needs one."""
+"""A figure's alt text travels in its output's metadata (plots.show); a picture needs one."""
 
 from myst_nb.core.render import NbElementRenderer
 from sphinx.util import logging
@@ -11,7 +11,7 @@ def render_image_with_alt(self, data):
     images = render_image(self, data)
     alt = data.output_metadata.get(data.mime_type, {}).get("alt", "")
     if not alt:
-        logger.warning("a figure without alt text: show it by lib.plots.show", location=data.line)
+        logger.warning("a figure without alt text: show it by plots.show", location=data.line)
     for image in images:
         image["alt"] = alt
     return images

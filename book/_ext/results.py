@@ -10,7 +10,7 @@ from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
 
-from lib import records
+from lib.runs import records
 
 HIDDEN = ("seed", "seconds")
 

@@ -4,7 +4,7 @@
 ``train_gan``       ``min_x max_y E log d_y(a) + E log(1 − d_y(h_x(ω)))``          slide 41
 ``js_divergence``   what the second game measures                                  slide 41
 
-Both are played by slide 40's loop, ``lib.play.play``. The networks are the caller's: lib.players
+Both are played by slide 40's loop, ``_training.play``. The networks are the caller's: ``_networks``
 has some. A critic returns one number a sample, in the second game the logit of d_y.
 """
 
@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
+from lib.gan._networks import Noise
+from lib.gan._training import Game, History, play
 from lib.lipschitz import clip_weights_, gradient_penalty, normalize_spectrally_
-from lib.play import Game, History, play
-from lib.players import Noise
 
 CONSTRAINTS = ("clip", "penalty", "spectral")
 
@@ -52,7 +52,7 @@ def train_wgan(
       of the convolution itself), from the start on and after the training.
 
     critic: an ``nn.Sequential`` that lib.lipschitz knows, if the constraint is "spectral".
-    The other arguments, what is returned and what is raised are those of ``lib.play.play``.
+    The other arguments, what is returned and what is raised are those of ``_training.play``.
     Raises ValueError for an unknown constraint and for a clip or penalty out of range.
     """
     if constraint not in CONSTRAINTS:
@@ -100,7 +100,7 @@ def train_gan(
     loss: what the generator minimizes, the second term as written ("saturating"), whose gradient
     vanishes where d_y is sure; or ``−E log d_y(h_x(ω))`` ("non-saturating", Goodfellow et al.,
     2014). critic_steps: of the discriminator. The other arguments, what is returned and what is
-    raised are those of ``lib.play.play``. Raises ValueError for an unknown loss.
+    raised are those of ``_training.play``. Raises ValueError for an unknown loss.
     """
     losses = {
         "saturating": lambda of_fake: logsigmoid(-of_fake).mean(),

@@ -26,8 +26,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lib import processes
-from lib.files import write_whole
+from lib.runs import processes
+from lib.runs.files import write_whole
 
 _FIRST_LINE = b"EE-556 lecture 11 checkpoint, format 1\n"
 _ADVICE = "delete it to start anew, or give another path"

@@ -3,7 +3,7 @@
 ``sharpness_aware``   ``max (1/n) Σ L(h_{x+η}(a_i), b_i)`` over ``‖η‖₂ <= rho``   slides 43-44
 ``ball_stability``    the same, with several steps for η                          slides 6, 43
 
-They are updates as those of lib.updates. How sharp a minimum is lib.sharpness measures.
+They are updates as erm is. How sharp a minimum is lib.sharpness measures.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from lib.ascent import StepSize, step_sizes
-from lib.attacks import Loss, cross_entropy
+from lib.attacks import Loss, StepSize, cross_entropy
+from lib.attacks._ascent import step_sizes
 from lib.balls import L2
-from lib.updates import Update, averaged, erm, mean_loss, trained_parameters
+from lib.training._updates import Update, averaged, erm, mean_loss, trained_parameters
 
 COPIES = 2**25  # numbers that the copies of the parameters may hold at a time, one copy a sample
 

@@ -2,7 +2,7 @@
 
 ``attack`` is steepest proximal gradient ascent that keeps each sample's worst point;
 ``robust_accuracy`` is the share of samples that no point of it misclassifies. Their loops are in
-lib.search; the slides' algorithms are in lib.ascent, and can be called from here too.
+``_search``, the slides' algorithms in ``_ascent``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib.ascent import (
+from lib.attacks._ascent import (
     Function,
     Loss,
     StepSize,
@@ -25,8 +25,8 @@ from lib.ascent import (
     pga,
     step_sizes,
 )
+from lib.attacks._search import Plan, Sweep, survivors, worst
 from lib.balls import L2, Ball
-from lib.search import Plan, Sweep, survivors, worst
 
 __all__ = ["attack", "cross_entropy", "fgsm", "loss_of", "mm_step", "pga", "robust_accuracy"]
 

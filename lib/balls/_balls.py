@@ -23,8 +23,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lib.boxes import Bound, check_box, clip, room
-from lib.scaled import flat, near, rows, scaled, shrunk
+from lib.balls._box import Bound, check_box, clip, room
+from lib.balls._l2_box import flat, near, rows, scaled, shrunk
 
 
 @dataclass(frozen=True, eq=False)

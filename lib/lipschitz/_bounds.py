@@ -11,7 +11,7 @@
 
 All constants are for the ℓ2 norm on both sides unless said otherwise. A convolution is the linear
 map on images of a given size that it is, and not its kernel reshaped to a matrix, whose norm is
-less (prop-convolution-norm). The exact constant of a small ReLU network is in lib.pieces.
+less (prop-convolution-norm). The exact constant of a small ReLU network is in ``_exact``.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lib import processes
 from lib.balls import L2, Ball
+from lib.lipschitz._exact import layers_of
+from lib.lipschitz._operator_norm import spectral_norm
 from lib.models import MaskedReLU, Normalize
-from lib.norms import spectral_norm
-from lib.pieces import layers_of
+from lib.runs import processes
 
 __all__ = [
     "clip_weights_",

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lib.images import Images, check_split
+from lib.data._images import Images, check_split
 
 CLASSES = ("no lesions", "lesions")
 LESIONS = 3, 6  # least and most in an eye that has some

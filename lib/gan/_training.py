@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lib import processes
-from lib.checkpoints import CheckpointError, Keeper, checksum, torch_seeded
-from lib.players import Noise
+from lib.gan._networks import Noise
+from lib.runs import CheckpointError, processes
+from lib.runs.checkpoints import Keeper, checksum, torch_seeded
 from lib.transport import wasserstein
 
 History = dict[str, list]
@@ -86,7 +86,7 @@ def play(
     seed: of every draw; all but the points of a penalty are the same on every device.
     checkpoint, every, device, precision and progress: as in ``lib.training.fit``. compile: run both
     networks through ``torch.compile``, though not for a charge, as it has no second derivatives.
-    Under torchrun each process takes its share of every batch (lib.processes).
+    Under torchrun each process takes its share of every batch (lib.runs.processes).
 
     Returns the history: "value" [steps], V on the critic's last batch before each generator
     step; and for each score "step", the generator steps done, "samples", a tensor, and "w1", the

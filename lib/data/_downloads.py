@@ -15,7 +15,7 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib.files import write_whole
+from lib.runs.files import write_whole
 
 
 class DataError(OSError):

@@ -2,7 +2,7 @@
 
 Every process holds the whole model and the whole data, and draws the same random numbers. Of each
 minibatch it computes its share, and the gradients are averaged, so that up to rounding the run is
-that of one process, whatever their number. (An attack that ``lib.updates.adversarial`` gives a
+that of one process, whatever their number. (An attack that ``lib.training.adversarial`` gives a
 generator draws on its own in each process.) Without torchrun there is one process, and nothing
 here does anything.
 

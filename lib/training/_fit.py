@@ -1,8 +1,8 @@
 """Training: minimize ``(1/n) Σ L(h_x(a_i), b_i)``, or its adversarial kin, over x (slides 5, 23).
 
 ``fit`` is the loop of slide 23, the same for every *update*: ``update(model, a, b)`` sets each
-parameter's ``.grad`` for one minibatch and returns the loss. The updates stand in lib.updates
-and lib.flatness, and can be called from here too. A run that is killed goes on from its checkpoint.
+parameter's ``.grad`` for one minibatch and returns the loss. The updates stand beside it.
+A run that is killed goes on from its checkpoint.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lib import processes
 from lib.attacks import cross_entropy
 from lib.data import Images
-from lib.flatness import ball_stability, sharpness_aware
 from lib.models import predict
-from lib.run import Run, Sampler
-from lib.updates import Update, adversarial, danskin, erm
+from lib.runs import processes
+from lib.training._sharpness_aware import ball_stability, sharpness_aware
+from lib.training._state import Run, Sampler
+from lib.training._updates import Update, adversarial, danskin, erm
 
 __all__ = [
     "accuracy",
@@ -81,7 +81,8 @@ def fit(
     layout of images and kernels. compile: run the updates on ``torch.compile(model)``.
     progress: show a bar with the time left; None shows one on a terminal only.
     Under torchrun each process takes its share of every minibatch, and the run is that of one
-    process up to rounding (lib.processes): images and batch_size must be multiples of their number.
+    process up to rounding (lib.runs.processes): images and batch_size must be multiples of their
+    number.
 
     Returns ``{"loss": [...], "accuracy": [...]}``, one value an epoch: the mean over the images
     of the loss that update returned, and what evaluate says.

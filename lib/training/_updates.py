@@ -10,9 +10,9 @@
 returns the mean loss, detached. It finds the model in training mode and leaves it so. One that
 draws random numbers shows its generators as ``update.generators``, and one that changes from step
 to step its state by ``state_dict`` and ``load_state_dict``, so that a checkpoint holds them. On
-several processes (lib.processes) a and b are this one's share of the minibatch, and gradients and
-loss are averaged. Losses map (logits [m, classes], labels [m]) to [m], one value a sample. Those
-that move the parameters, such as SAM, are in lib.flatness.
+several processes (lib.runs.processes) a and b are this one's share of the minibatch, and gradients
+and loss are averaged. Losses map (logits [m, classes], labels [m]) to [m], one value a sample.
+Updates that move the parameters, such as SAM, are in ``_sharpness_aware``.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from lib import processes
-from lib.ascent import StepSize, loss_of, pga, step_sizes
-from lib.attacks import Loss, cross_entropy
+from lib.attacks import Loss, StepSize, cross_entropy, loss_of, pga
+from lib.attacks._ascent import step_sizes
 from lib.balls import Ball
 from lib.danskin import gradients, min_norm_point
+from lib.runs import processes
 
 Update = Callable[[nn.Module, Tensor, Tensor], Tensor]  # sets .grad, returns the mean loss
 

@@ -20,10 +20,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from lib import processes
-from lib.files import write_whole
+from lib.runs import processes
+from lib.runs.files import write_whole
 
-FOLDER = Path(__file__).parents[1] / "experiments" / "records"
+FOLDER = Path(__file__).parents[2] / "experiments" / "records"
 PACKAGES = ("torch", "numpy", "scipy", "POT")
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]  # for each variant, one row a seed

@@ -7,13 +7,13 @@ import os
 import torch
 
 
-def start() -> torch.device:
+def setup() -> torch.device:
     """One thread, the house style of figures, and the device that the page computes on.
 
     The device is the CPU, or what the environment variable COURSE_DEVICE names, for example
     ``COURSE_DEVICE=cuda``. Raises RuntimeError when that device is not at hand.
     """
-    from lib import plots
+    from lib.pages import plots
 
     torch.set_num_threads(1)  # pages are small: more threads cost more than they bring
     plots.use_style()

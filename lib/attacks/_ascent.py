@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lib.balls import L1, Ball, LInf
-from lib.boxes import Bound, box, check_box
+from lib.balls import L1, Ball, Bound, LInf, check_box
+from lib.balls._box import box
 
 Function = Callable[[Tensor], Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]  # logits [n, classes], labels [n] -> losses [n]

@@ -62,9 +62,7 @@ def show(figure: Figure, alt: str) -> None:
     import matplotlib.pyplot as plt
     from IPython.display import display
 
-    alt = " ".join(alt.split())
-    if len(alt) < 20 or not alt.endswith("."):
-        raise ValueError(f"alt must be a sentence that says what the figure shows, got {alt!r}")
+    alt = checked_alt(alt)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     plt.close(figure)
@@ -73,6 +71,18 @@ def show(figure: Figure, alt: str) -> None:
         metadata={"image/png": {"alt": alt}},
         raw=True,
     )
+
+
+def checked_alt(alt: str) -> str:
+    """The alt text on one line; ValueError unless it is at least a sentence.
+
+    >>> checked_alt("A line\\n  that climbs to the right.")
+    'A line that climbs to the right.'
+    """
+    alt = " ".join(alt.split())
+    if len(alt) < 20 or not alt.endswith("."):
+        raise ValueError(f"alt must be a sentence that says what the figure shows, got {alt!r}")
+    return alt
 
 
 def digit(axes: Axes, a: Tensor, title: str = "", *, color: str = BLACK, limit: float = 0) -> None:

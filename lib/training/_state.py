@@ -19,10 +19,10 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lib import processes
-from lib.checkpoints import CheckpointError, Keeper, checksum, torch_seeded
 from lib.data import Images
-from lib.updates import Update
+from lib.runs import CheckpointError, processes
+from lib.runs.checkpoints import Keeper, checksum, torch_seeded
+from lib.training._updates import Update
 
 DIVERGED = 1000  # times the first loss, or times 1 where that was less
 _POSITION = ("epoch", "batch", "order", "total", "seen", "limit", "history")

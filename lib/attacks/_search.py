@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lib.ascent import Function, Loss, steepest_move
+from lib.attacks._ascent import Function, Loss, steepest_move
 from lib.balls import Ball, LInf
 from lib.models import predict
 

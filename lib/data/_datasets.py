@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lib.downloads import DataError, File, cached, load, unpack
-from lib.images import Images, check_split
-from lib.phantoms import fundus_phantoms
+from lib.data._downloads import DataError, File, cached, load, unpack
+from lib.data._images import Images, check_split
+from lib.data._phantoms import fundus_phantoms
 
 __all__ = [
     "DataError",

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lib.boxes import Bound, box, clip, room
+from lib.balls._box import Bound, box, clip, room
 
 
 def near(v: Tensor, eps: Tensor, low: Bound, high: Bound) -> Tensor:
