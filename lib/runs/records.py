@@ -5,7 +5,8 @@
 
 A record is ``experiments/records/NAME.json``: settings, the results of every seed, their mean and
 deviation, the checksums of the data, and the machine, versions, processes
-and commit that they come from.
+and commit that they come from. ``schema.json`` beside it says what holds of every record of this
+format, which has a number: where what it says changes, so does FORMAT.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 from lib.runs import processes
 from lib.runs.files import write_whole
 
+FORMAT = 1
 FOLDER = Path(__file__).parents[2] / "experiments" / "records"
 PACKAGES = ("torch", "numpy", "scipy", "POT")
 
@@ -30,9 +32,22 @@ Results = Mapping[str, Sequence[Mapping[str, Any]]]  # for each variant, one row
 
 
 def load(name: str, folder: str | Path = FOLDER) -> dict[str, Any] | None:
-    """The record of this name, or None if there is none: it is shown as missing."""
+    """The record of this name, or None if there is none: it is shown as missing.
+
+    Raises ValueError for a file that is damaged, or of another format than this version's.
+    """
     path = Path(folder) / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    again = f"measure it again (python -m experiments {name}), or take the file of this version"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): {again}") from error
+    found = record.get("format") if isinstance(record, dict) else None
+    if found != FORMAT:
+        raise ValueError(f"{path} must have format {FORMAT}, got {found}: {again}")
+    return record
 
 
 def save(
@@ -53,6 +68,7 @@ def save(
         raise ValueError("a record needs at least one variant, and a row for each of them")
     record = {
         "name": name,
+        "format": FORMAT,
         "settings": dict(settings),
         "results": {variant: [dict(row) for row in rows] for variant, rows in results.items()},
         "summary": {variant: _summary(rows) for variant, rows in results.items()},
