@@ -2,7 +2,7 @@
 
 load(config, device)            the images, on the device
 augmented(update, generator)    the update on images that are cropped and mirrored at random
-Rising(make, eps, rising)       the update against a ball whose radius rises to eps
+rising(make, eps, over, clock)  the update against a ball whose radius rises to eps
 network(config, seed)           ResNet-18, or a smaller network for a CPU
 train(config, model, ...)       SGD with momentum and a schedule, as fast as the device can
 judged(config, model, test)     clean and robust accuracy: average, worst class, each class
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -81,7 +81,7 @@ class Cifar10(Settings):
         chosen = {
             "precision": "bfloat16" if fast else "float32",
             "channels_last": True,
-            "compile": fast and processes.count() == 1,
+            "compile": fast and processes.world_size() == 1,
         }
         return {k: v if getattr(self, k) is None else getattr(self, k) for k, v in chosen.items()}
 
@@ -108,36 +108,40 @@ class Attacked(Cifar10):
         if not self.rise < 1:
             raise ValueError(f"rise must be >= 0 and < 1, got {self.rise}")
 
-    def rising(self, make: Callable[[LInf], Update]) -> Rising:
+    def rising(self, make: Callable[[LInf], Update], clock: Clock | None = None) -> Update:
         """The update that make gives for a ball, the radius rising as the settings say."""
-        return Rising(make, self.eps, self.rising_steps())
-
-    def rising_steps(self) -> int:
-        """The number of minibatches over which the radius rises."""
-        return math.ceil(self.rise * self.epochs * math.ceil(self.images / self.batch_size))
+        steps = self.epochs * math.ceil(self.images / self.batch_size)
+        return rising(make, self.eps, math.ceil(self.rise * steps), clock or Clock())
 
 
-class Rising:
-    """An update against a ball whose radius rises: at step t it is ``eps min(1, t / rising)``.
+class Clock:
+    """How many steps an update has made: what a checkpoint has to keep of it."""
 
-    make: ball -> update; the updates must share what they keep, such as their generators, of which
-    the first one tells. With rising = 0 the radius is eps from the start.
-    """
-
-    def __init__(self, make: Callable[[LInf], Update], eps: float, rising: int) -> None:
-        self.make, self.eps, self.over, self.t = make, eps, max(rising, 1), 0
-        self.generators = getattr(make(LInf(eps)), "generators", ())
-        self.__qualname__ = f"rising {make(LInf(eps)).__qualname__}"  # fit's checkpoint knows it by
-
-    def __call__(self, model: nn.Module, a: Tensor, b: Tensor) -> Tensor:
-        self.t += 1
-        return self.make(LInf(self.eps * min(1.0, self.t / self.over)))(model, a, b)
+    def __init__(self) -> None:
+        self.t = 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"t": self.t}
+        return vars(self).copy()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.t = state["t"]
+        vars(self).update(state)
+
+
+def rising(make: Callable[[LInf], Update], eps: float, over: int, clock: Clock) -> Update:
+    """An update against a ball whose radius rises: at step t it is ``eps min(1, t / over)``.
+
+    make: ball -> update; the updates must share what they keep, such as their generators. With
+    over = 0 the radius is eps from the start.
+    """
+    whole = make(LInf(eps))
+
+    def gradient(model: nn.Module, a: Tensor, b: Tensor) -> Tensor:
+        clock.t += 1
+        return make(LInf(eps * min(1.0, clock.t / max(over, 1))))(model, a, b)
+
+    return replace(
+        whole, gradient=gradient, settings={**whole.settings, "rising over": over}, state=clock
+    )
 
 
 def load(config: Cifar10, device: torch.device) -> tuple[Images, Images]:
@@ -162,8 +166,8 @@ def cropped(a: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
     if padding < 0:
         raise ValueError(f"padding must be >= 0, got {padding}")
     (n, _, h, w), device = a.shape, a.device
-    place = processes.drawn(partial(torch.randint, 2 * padding + 1), (n, 2), generator)
-    mirror = processes.drawn(partial(torch.randint, 2), (n, 1), generator)
+    place = processes.draw_local_rows(partial(torch.randint, 2 * padding + 1), (n, 2), generator)
+    mirror = processes.draw_local_rows(partial(torch.randint, 2), (n, 1), generator)
     place, mirror = place.to(device), mirror.to(device).bool()
     rows = place[:, :1] + torch.arange(h, device=device)
     columns = torch.arange(w, device=device)
@@ -183,13 +187,13 @@ def augmented(update: Update, generator: torch.Generator, padding: int = 4) -> U
     def on_cropped(model: nn.Module, a: Tensor, b: Tensor) -> Tensor:
         return update(model, cropped(a, generator, padding), b)
 
-    on_cropped.generators = (generator, *getattr(update, "generators", ()))
-    for of_state in ("state_dict", "load_state_dict"):
-        if hasattr(update, of_state):
-            setattr(on_cropped, of_state, getattr(update, of_state))
-    name = getattr(update, "__qualname__", type(update).__name__)
-    on_cropped.__qualname__ = f"augmented {name}"  # fit's checkpoint knows updates by their names
-    return on_cropped
+    settings = {**update.settings, "padding": padding}
+    return replace(
+        update,
+        gradient=on_cropped,
+        settings=settings,
+        generators=(generator, *update.generators),
+    )
 
 
 def network(
@@ -202,7 +206,7 @@ def network(
     """
     if config.network != "cnn":
         model = getattr(models, config.network)(activation=activation, norm=norm, seed=seed)
-        if processes.count() > 1 and config.device.startswith("cuda"):
+        if processes.world_size() > 1 and config.device.startswith("cuda"):
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return model
     normal = {"mean": models.CIFAR10_MEAN, "std": models.CIFAR10_STD}

@@ -13,10 +13,11 @@ where all cosines are near 1, DDi can hardly differ from a single maximizer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from torch.nn.utils import get_total_norm
 
 from experiments import cifar10
 from experiments.running import Row
-from lib.training import accuracy, danskin
+from lib.training import Update, accuracy, danskin
 
 NETWORKS = {
     "celu": {"activation": "celu", "norm": "group"},
@@ -72,13 +73,14 @@ def cells(config: Config) -> Iterator[tuple[str, int]]:
 def measure(config: Config, variant: str, seed: int, device: torch.device, checkpoint: Path) -> Row:
     """Train one network one way; the lists are of epochs."""
     name, _, way = variant.partition("-")
-    update = Hull(config, way, seed)
+    angles = Angles()
+    update = hull(config, way, seed, angles)
     train, test = cifar10.load(config, device)
     watched = test[: config.watched]
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         clean = accuracy(model, test, batch_size=config.test_batch)
-        return {"clean": clean, "robust": cifar10.robust(config, model, watched)} | update.angles()
+        return {"clean": clean, "robust": cifar10.robust(config, model, watched)} | angles.taken()
 
     model = cifar10.network(config, seed, **NETWORKS[name])
     history = cifar10.train(
@@ -99,36 +101,43 @@ def measure(config: Config, variant: str, seed: int, device: torch.device, check
     return row | {f"epoch_{name}": values for name, values in history.items()}
 
 
-class Hull(cifar10.Rising):
-    """DDi against a ball that rises, and what the gradients of its steps were like.
+def hull(config: Config, way: str, seed: int, angles: Angles) -> Update:
+    """The update of a way: of k gradients or one, at its own length or at 1.
 
     The decay is a term of the loss, and so of each of the k gradients.
     """
+    update = config.rising(
+        partial(
+            danskin,
+            k=1 if way == "pgd" else config.k,
+            steps=config.steps,
+            weight_decay=config.weight_decay,
+            generator=torch.Generator().manual_seed(seed + 2000),
+            watch=angles.see,
+        ),
+        angles,
+    )
 
-    def __init__(self, config: Config, way: str, seed: int) -> None:
-        generator = torch.Generator().manual_seed(seed + 2000)
-        self.unit, self.seen = way == "ddi-unit", []  # a step: mean and least cosine, descends
-
-        def make(ball):
-            return danskin(
-                ball,
-                k=1 if way == "pgd" else config.k,
-                steps=config.steps,
-                weight_decay=config.weight_decay,
-                generator=generator,
-                watch=self.see,
-            )
-
-        super().__init__(make, config.eps, config.rising_steps())
-
-    def __call__(self, model: nn.Module, a: Tensor, b: Tensor) -> Tensor:
-        loss = super().__call__(model, a, b)
-        if self.unit:
-            gradients = [p.grad for p in model.parameters()]
-            length = get_total_norm(gradients)
-            for gradient in gradients:
-                gradient.div_(length.clamp(min=torch.finfo(length.dtype).tiny))
+    def of_length_1(model: nn.Module, a: Tensor, b: Tensor) -> Tensor:
+        loss = update(model, a, b)
+        gradients = [p.grad for p in model.parameters()]
+        length = get_total_norm(gradients)
+        for gradient in gradients:
+            gradient.div_(length.clamp(min=torch.finfo(length.dtype).tiny))
         return loss
+
+    if way != "ddi-unit":
+        return update
+    return replace(update, gradient=of_length_1, settings={**update.settings, "length": 1})
+
+
+class Angles(cifar10.Clock):
+    """What the k gradients of the steps were like: of each the mean and the least cosine of two,
+    and the least inner product of the first one with another, in units of their lengths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[list[float]] = []
 
     def see(self, g: Tensor) -> None:
         if len(g) > 1:
@@ -137,7 +146,7 @@ class Hull(cifar10.Rising):
             pairs = products[torch.ones_like(products).triu(1) == 1]
             self.seen.append([float(pairs.mean()), float(pairs.min()), float(products[0].min())])
 
-    def angles(self) -> dict[str, float]:
+    def taken(self) -> dict[str, float]:
         """Of the steps since the last call: mean and least cosine, share without descent."""
         if not self.seen:
             return {}
@@ -146,10 +155,3 @@ class Hull(cifar10.Rising):
         share = (first <= 0).double().mean()
         found = {"cosine": mean.mean(), "least_cosine": least.min(), "not_descending": share}
         return {name: float(value) for name, value in found.items()}
-
-    def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"seen": self.seen}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.seen = state["seen"]

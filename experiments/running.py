@@ -129,7 +129,7 @@ def run(name: str, experiment: Experiment, config: Settings) -> Path | None:
             for dataset in config.datasets:
                 for split in ("train", "test"):
                     getattr(data, dataset)(split)
-        processes.wait()
+        processes.barrier()
         with tqdm(cells, desc=name, unit="cell", disable=None if first else True) as bar:
             for variant, seed in bar:
                 bar.set_postfix_str(f"{variant}, seed {seed}")
@@ -207,7 +207,7 @@ class Kept:
                     f"the run in {folder} has other settings ({said}): delete it, or "
                     "take them again"
                 )
-        processes.wait()
+        processes.barrier()
         if processes.rank() == 0:
             _write(path, now)
 
@@ -233,7 +233,7 @@ class Kept:
             except Timeout:
                 pass
         try:
-            yield bool(processes.gathered(torch.tensor([mine], device=device))[0])
+            yield bool(processes.all_rows(torch.tensor([mine], device=device))[0])
         finally:
             lock.release()
 

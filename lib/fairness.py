@@ -124,7 +124,7 @@ class ClassFocusedSampler:
 
         def watched(logits: Tensor, b: Tensor) -> Tensor:
             wrong = predict(logits) != b
-            self.update(processes.gathered(b), processes.gathered(wrong))
+            self.update(processes.all_rows(b), processes.all_rows(wrong))
             return loss(logits, b)
 
         return watched

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lib.attacks import Loss, cross_entropy
 from lib.data import Images
-from lib.training._updates import mean_loss
+from lib.training import mean_loss
 
 
 class Eigenpair(NamedTuple):

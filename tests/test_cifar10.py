@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +19,7 @@ from lib.balls import LInf
 from lib.data import Images
 from lib.fairness import ClassFocusedSampler
 from lib.runs import checkpoints, processes
-from lib.training import adversarial, cross_entropy, danskin, erm, sharpness_aware
+from lib.training import Update, adversarial, cross_entropy, danskin, erm, sharpness_aware
 
 CPU = torch.device("cpu")
 
@@ -92,11 +93,13 @@ def test_the_layout_of_the_images_is_kept():
 def test_two_processes_cut_the_minibatch_as_one_does(monkeypatch):
     a = noise(8)
     whole, alone = cifar10.cropped(a, one := generator(3)), one.get_state()
-    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "world_size", lambda: 2)
     for rank in (0, 1):
         monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
         draws = generator(3)
-        assert torch.equal(cifar10.cropped(processes.share(a), draws), processes.share(whole))
+        assert torch.equal(
+            cifar10.cropped(processes.local_rows(a), draws), processes.local_rows(whole)
+        )
         assert torch.equal(draws.get_state(), alone)
 
 
@@ -108,19 +111,16 @@ def test_a_negative_padding_is_refused():
 def test_an_augmented_update_hands_on_crops_and_shows_all_generators():
     seen, own, draws = [], generator(1), generator(2)
 
-    def update(model, a, b):
+    def gradient(model, a, b):
         seen.append(a)
         return torch.zeros(())
 
-    update.generators = (own,)
     a = noise()
-    outer = cifar10.augmented(update, draws, 2)
+    outer = cifar10.augmented(Update(gradient, {"name": "seen"}, (own,)), draws, 2)
     outer(None, a, None)
     assert torch.equal(seen[0], cifar10.cropped(a, generator(2), 2))
-    assert list(outer.generators) == [draws, own]
-    assert list(cifar10.augmented(erm(), draws).generators) == [draws]
-    names = {cifar10.augmented(u, draws).__qualname__ for u in (erm(), sharpness_aware(0.1))}
-    assert len(names) == 2 and not names & {erm().__qualname__}
+    assert outer.generators == (draws, own) and outer.settings == {"name": "seen", "padding": 2}
+    assert cifar10.augmented(erm(), draws).generators == (draws,)
 
 
 # --- killed runs ---------------------------------------------------------------------------
@@ -147,13 +147,12 @@ def run(which: str, checkpoint: Path | None, stop_at: int = -1, schedule: str = 
             os.kill(os.getpid(), signal.SIGKILL)
         return update(model, a, b)
 
-    counted.generators = getattr(update, "generators", ())
     model = cifar10.network(config, 0)
     history = cifar10.train(
         config,
         model,
         images,
-        counted,
+        replace(update, gradient=counted),
         seed=1,
         checkpoint=checkpoint,
         sampler=sampler,
@@ -260,25 +259,23 @@ def test_the_radius_rises_in_equal_steps_and_a_run_goes_on_at_its_place():
     seen = []
 
     def make(ball):
-        def update(model, a, b):
+        def gradient(model, a, b):
             seen.append(ball.eps)
             return torch.zeros(())
 
-        return update
+        return Update(gradient, {"name": "seen", "ball": ball})
 
     config = cifar10.Attacked(epochs=2, images=9, batch_size=2, eps=0.3, rise=0.3)
     rising = config.rising(make)
     for _ in range(2):
         rising(None, None, None)
-    again = config.rising(make)
-    again.load_state_dict(rising.state_dict())
+    again = cifar10.augmented(config.rising(make), generator())
+    again.state.load_state_dict(rising.state.state_dict())
     for _ in range(3):
-        again(None, None, None)
+        again(None, noise(), None)
     assert seen == pytest.approx([0.1, 0.2, 0.3, 0.3, 0.3])
-    outer = cifar10.augmented(again, generator())
-    assert outer.state_dict() == {"t": 5}
-    outer.load_state_dict({"t": 0})
-    assert again.t == 0 and "rising" in outer.__qualname__
+    assert again.state.state_dict() == {"t": 5} and again.settings["rising over"] == 3
+    assert again.settings["ball"].eps == 0.3
     seen.clear()
     cifar10.Attacked(eps=0.3).rising(make)(None, None, None)
     assert seen == [0.3]  # by default from the start
@@ -290,7 +287,8 @@ def test_what_the_gradients_of_a_step_were_like_is_kept(way, k, length):
     config = danskin_cifar10.Config(eps=0.05, steps=2, k=3, weight_decay=0.1)
     model, found = models.cnn((3, 32, 32), mean=0.5, std=0.25).train(), []
     a, b = noise(4, (3, 32, 32)), torch.arange(4)
-    update = danskin_cifar10.Hull(config, way, seed=0)
+    angles = danskin_cifar10.Angles()
+    update = danskin_cifar10.hull(config, way, 0, angles)
     make = partial(danskin, LInf(0.05), k=k, steps=2, weight_decay=0.1)
     make(generator=generator(2000), watch=found.append)(model, a, b)
     plain = torch.cat([p.grad.flatten() for p in model.parameters()])
@@ -300,17 +298,19 @@ def test_what_the_gradients_of_a_step_were_like_is_kept(way, k, length):
     scale = 1 if length is None else length / plain.norm()
     assert torch.allclose(mine, plain * scale, rtol=1e-4, atol=1e-7)
     if k == 1:
-        assert update.angles() == {}
+        assert angles.taken() == {}
         return
-    again = danskin_cifar10.Hull(config, way, seed=0)
-    again.load_state_dict(update.state_dict())
+    again = danskin_cifar10.Angles()
+    again.load_state_dict(angles.state_dict())
     g = found[0].double().numpy()
     g /= np.linalg.norm(g, axis=1, keepdims=True)
     cosines = [g[i] @ g[j] for i in range(k) for j in range(i)]
     expected = {"cosine": np.mean(cosines), "least_cosine": min(cosines), "not_descending": 0.0}
-    assert again.angles() == pytest.approx(expected, rel=1e-6) and again.angles() == {}
-    update.see(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]))
-    assert update.angles()["not_descending"] == 0.5  # of two steps: a right angle does not descend
+    assert again.t == 1 and again.taken() == pytest.approx(expected, rel=1e-6)
+    assert again.taken() == {} and angles.taken()
+    for row in ([1.0, 0.0], [1.0, 0.5]):
+        angles.see(torch.tensor([row, [0.0, 1.0], [1.0, 1.0]]))
+    assert angles.taken()["not_descending"] == 0.5  # a right angle does not descend
 
 
 def test_the_small_size_is_a_set_of_defaults_that_can_be_overruled():
@@ -355,7 +355,7 @@ def test_the_second_network_comes_last_and_has_its_own_epochs(monkeypatch):
 
 @pytest.mark.parametrize("count, device, layer", [(2, "cuda", nn.SyncBatchNorm), (2, "cpu", None)])
 def test_batch_norm_is_synchronized_on_several_gpus(count, device, layer, monkeypatch):
-    monkeypatch.setattr(processes, "count", lambda: count)
+    monkeypatch.setattr(processes, "world_size", lambda: count)
     model = cifar10.network(cifar10.Cifar10(device=device), 0)
     layers = [type(part) for part in model.modules()]
     assert layers.count(layer or nn.BatchNorm2d) == 20
@@ -375,7 +375,8 @@ def test_the_weights_decay_as_the_settings_say_or_the_caller(own, shrinks):
     model = cifar10.network(config, 0)
     before = model[1].weight.detach().clone()
     settings = {"seed": 0, "checkpoint": None, "evaluate": lambda model: {}}
-    cifar10.train(config, model, images, still, weight_decay=own, **settings)
+    update = Update(still, {"name": "still"})
+    cifar10.train(config, model, images, update, weight_decay=own, **settings)
     ratio = (model[1].weight / before).detach()
     assert (ratio < 1).all() if shrinks else (ratio == 1).all()
 

@@ -118,8 +118,8 @@ def test_a_process_that_dies_ends_the_run_with_a_message_and_a_checkpoint(tmp_pa
 
 def test_alone_nothing_is_shared():
     t = torch.arange(7)
-    assert processes.count() == 1 and processes.rank() == 0
-    assert torch.equal(processes.share(t), t) and torch.equal(processes.gathered(t), t)
+    assert processes.world_size() == 1 and processes.rank() == 0
+    assert torch.equal(processes.local_rows(t), t) and torch.equal(processes.all_rows(t), t)
     processes.mean_([t])
     assert t.tolist() == list(range(7))
     with processes.started("cpu") as device:
@@ -127,22 +127,22 @@ def test_alone_nothing_is_shared():
 
 
 def test_an_attack_draws_other_points_in_each_process_from_one_state(monkeypatch):
-    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "world_size", lambda: 2)
     points = []
     for rank in (0, 1, 1):
         monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
         generator = torch.Generator().manual_seed(5)
-        points.append(torch.rand(4, generator=processes.child(generator)))
+        points.append(torch.rand(4, generator=processes.generator_for_this_process(generator)))
         state = generator.get_state()
     assert not torch.equal(points[0], points[1]) and torch.equal(points[1], points[2])
     monkeypatch.setattr(processes, "rank", lambda: 0)
     other = torch.Generator().manual_seed(5)
-    processes.child(other)
+    processes.generator_for_this_process(other)
     assert torch.equal(other.get_state(), state)
 
 
 def test_uneven_shares_are_refused(monkeypatch):
-    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "world_size", lambda: 2)
     with pytest.raises(ValueError, match="batch_size must be a multiple of the 2 processes, got 7"):
         fit(models.linear((1, 4, 4), 3), images(), erm(), epochs=1, batch_size=7)
     with pytest.raises(ValueError, match="images must be a multiple of the 2 processes, got 39"):

@@ -290,7 +290,7 @@ def test_accuracy_counts_right_predictions_in_batches_of_any_size():
         expected = np.mean(model(data.a).numpy().argmax(1) == data.b.numpy())
     for batch_size in (1, 4, 11, 100):
         assert accuracy(model, data, batch_size=batch_size) == pytest.approx(expected)
-    assert not model.training
+    assert model.training and all(layer.training for layer in model)
 
 
 def test_a_single_logit_predicts_one_where_it_is_positive():

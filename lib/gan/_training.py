@@ -25,7 +25,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lib.gan._networks import Noise
 from lib.runs import CheckpointError, processes
-from lib.runs.checkpoints import Keeper, checksum, torch_seeded
+from lib.runs.checkpoints import Checkpoint
+from lib.runs.fingerprints import checksum
+from lib.runs.session import torch_seeded
 from lib.transport import wasserstein
 
 History = dict[str, list]
@@ -100,7 +102,7 @@ def play(
     for name, size in (sizes | {"samples": samples, "real samples": len(real)}).items():
         if size < 1:
             raise ValueError(f"{name} must be >= 1, got {size}")
-    processes.check(batch_size=batch_size)
+    processes.require_divisible(batch_size=batch_size)
     for name, seconds in (("every", every), ("evaluate_every", evaluate_every or 0)):
         if not seconds >= 0:
             raise ValueError(f"{name} must be >= 0, got {seconds}")
@@ -136,7 +138,7 @@ def play(
     bar = tqdm(total=steps, unit="step", disable=None if progress is None else not progress)
 
     def fresh_noise() -> Tensor:
-        return processes.share(noise(batch_size, generator=draws)).to(device)
+        return processes.local_rows(noise(batch_size, generator=draws)).to(device)
 
     def score() -> None:
         generator.eval()
@@ -147,8 +149,10 @@ def play(
 
     try:
         with bar, torch_seeded(seed, device) as of_torch:
-            keeper = Keeper(checkpoint, parts, [draws, *of_torch], settings, every=every)
-            keeper.start()
+            keeper = Checkpoint(
+                checkpoint, parts, {"draws": draws, **of_torch}, settings, every=every
+            )
+            keeper.resume_or_create()
             bar.update(run.done)
             while run.done < steps:
                 if evaluate_every and run.done % evaluate_every == 0:
@@ -157,7 +161,7 @@ def play(
                     with torch.no_grad(), autocast:
                         fake = h(fresh_noise()).to(real.dtype)
                     i = torch.randint(len(real), (batch_size,), generator=draws)
-                    r = real[processes.share(i).to(device)]
+                    r = real[processes.local_rows(i).to(device)]
                     with autocast:
                         of_real, of_fake = _numbers(d, r, fake)
                         value = game.value(of_real, of_fake)
@@ -211,6 +215,8 @@ def _step(optimizer: Optimizer, loss: Tensor, parameters: list[nn.Parameter]) ->
 @dataclass(eq=False)
 class _Run:
     """How far a run is, and its history."""
+
+    settings = {}  # noqa: RUF012  # more steps may be asked of it
 
     steps: int
     done: int = 0  # generator steps

@@ -138,7 +138,7 @@ def gradient_penalty(
         raise ValueError(f"weight must be finite and >= 0, got {weight}")
     where = generator.device if generator else real.device
     rand = partial(torch.rand, device=where)
-    t = processes.drawn(rand, (len(real),), generator).to(real)
+    t = processes.draw_local_rows(rand, (len(real),), generator).to(real)
     t = t.reshape(-1, *[1] * (real.dim() - 1))
     z = torch.lerp(fake.detach(), real.detach(), t).requires_grad_()
     excess = ball(1.0).dual_norm(_gradient(critic, z)) - 1

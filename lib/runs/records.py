@@ -82,7 +82,7 @@ def save(
 
 def origin() -> dict[str, Any]:
     """Where results come from: the machine, the number of processes, and the commit."""
-    return {"machine": machine(), "processes": processes.count(), "commit": _commit()}
+    return {"machine": machine(), "processes": processes.world_size(), "commit": _commit()}
 
 
 def machine() -> dict[str, Any]:

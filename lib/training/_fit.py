@@ -10,36 +10,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lib.attacks import cross_entropy
 from lib.data import Images
 from lib.models import predict
 from lib.runs import processes
-from lib.training._sharpness_aware import ball_stability, sharpness_aware
-from lib.training._state import Run, Sampler
-from lib.training._updates import Update, adversarial, danskin, erm
-
-__all__ = [
-    "accuracy",
-    "adversarial",
-    "ball_stability",
-    "cross_entropy",
-    "danskin",
-    "erm",
-    "fit",
-    "sharpness_aware",
-]
+from lib.runs.session import Session
+from lib.training._state import Sampler, TrainingState
 
 
 def fit(
     model: nn.Module,
     data: Images,
-    update: Update,
+    update: Callable[[nn.Module, Tensor, Tensor], Tensor],
     *,
     epochs: int,
     batch_size: int = 100,
@@ -93,72 +81,112 @@ def fit(
     above 1000, if that was below 1). The model is then as before that step, and the checkpoint
     remains that of an earlier one.
     """
-    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("images", len(data))):
-        if value < 1:
-            raise ValueError(f"{name} must be >= 1, got {value}")
-    processes.check(images=len(data), batch_size=batch_size)
-    if not 0 < lr < float("inf"):
-        raise ValueError(f"lr must be finite and > 0, got {lr}")
-    if not every >= 0:
-        raise ValueError(f"every must be >= 0 seconds, got {every}")
-    if precision not in ("float32", "bfloat16"):
-        raise ValueError(f'precision must be "float32" or "bfloat16", got {precision!r}')
-    if schedule_each not in ("epoch", "minibatch"):
-        raise ValueError(f'schedule_each must be "epoch" or "minibatch", got {schedule_each!r}')
-    if next(model.parameters(), None) is None:
-        raise ValueError("the model has no parameters to train")
-    from tqdm import tqdm
-
-    model.to(device, memory_format=torch.channels_last if channels_last else None)
-    data = data.to(next(model.parameters()).device)
+    _check(data, epochs=epochs, batch_size=batch_size, lr=lr, schedule_each=schedule_each)
+    session = Session(
+        {"model": model},
+        seed=seed,
+        device=device,
+        precision=precision,
+        channels_last=channels_last,
+        compile=compile,
+        checkpoint=checkpoint,
+        every=every,
+        progress=progress,
+    )
+    settings = {"update": update, "batch_size": batch_size, "schedule_each": schedule_each}
+    settings |= {"images": data.a, "labels": data.b}
+    data = data.to(session.device)
     evaluate = evaluate or (lambda model: {"accuracy": accuracy(model, data)})
-    optimizer = (optimizer or partial(torch.optim.Adam, lr=lr))(model.parameters())
+    optimizer = _optimizer(model, optimizer or partial(torch.optim.Adam, lr=lr))
     schedule = schedule and schedule(optimizer)
-    run = Run(model, data, epochs, batch_size, seed, optimizer, schedule, schedule_each, sampler)
-    gradient = _gradient(update, model, precision, channels_last, compile)
-    settings = {"precision": precision, "channels_last": channels_last, "compile": compile}
-    settings["schedule_each"] = schedule_each
-    hide = None if progress is None else not progress
+    order = torch.Generator().manual_seed(seed)
+    state = TrainingState(
+        model, data, epochs, batch_size, optimizer, schedule, schedule_each, sampler, order
+    )
+    objects = {"run": state, "optimizer": optimizer, "schedule": schedule, "sampler": sampler}
+    objects["update's state"] = _state_of(update)
+    layout = torch.channels_last if channels_last else torch.preserve_format
 
     with (
-        run.kept_at(checkpoint, every, update, settings),
-        tqdm(total=epochs, initial=run.epoch, unit="epoch", disable=hide) as bar,
+        session.resumed(objects, settings, {"order": order}),
+        session.bar(epochs, state.epoch, "epoch") as bar,
     ):
-        while run.epoch < epochs:
-            for a, b in run.minibatches():  # ii. select a minibatch
-                loss = gradient(a, b)  # i, iii. its mean gradient g
-                run.step(loss)  # iv. x ← x − α g
-            run.end_epoch(evaluate)
-            bar.set_postfix({name: f"{of[-1]:.4f}" for name, of in run.history.items()})
+        while state.epoch < epochs:
+            while state.batch < state.batches:
+                session.checkpoint.save_if_due()
+                a, b = state.minibatch()  # ii. select a minibatch
+                with session.step(f"epoch {state.epoch + 1}"):
+                    with session.autocast:  # i, iii. its mean gradient g
+                        loss = update(session.compiled["model"], a.to(memory_format=layout), b)
+                    state.step(loss)  # iv. x ← x − α g
+            state.end_epoch(evaluate)
+            if state.epoch == epochs:
+                session.checkpoint.save()
+            bar.set_postfix({name: f"{of[-1]:.4f}" for name, of in state.history.items()})
             bar.update()
-    return run.history
+    return state.history
 
 
 @torch.no_grad()
 def accuracy(model: nn.Module, data: Images, *, batch_size: int = 1000) -> float:
     """The share of images that the model classifies correctly, in [0, 1].
 
-    The prediction is that of ``models.predict``. Leaves the model in evaluation mode.
+    The prediction is that of ``models.predict``, in evaluation mode; the model is left in the
+    mode that it was in, and the images are what they were, though a model changes its input.
+    Raises ValueError for no images and batch_size < 1.
+
+    >>> from lib import data, models
+    >>> round(accuracy(models.mlp(), data.digits("test")), 1)
+    0.1
     """
+    if len(data) == 0 or batch_size < 1:
+        raise ValueError(
+            f"accuracy needs at least one image and batch_size >= 1, got {len(data)} images and "
+            f"batch_size={batch_size}"
+        )
+    modes = [(layer, layer.training) for layer in model.modules()]
     model.eval()
-    right = 0
-    for a, b in zip(data.a.split(batch_size), data.b.split(batch_size), strict=True):
-        right += int((predict(model(a)) == b).sum())
+    try:
+        right = 0
+        for a, b in zip(data.a.split(batch_size), data.b.split(batch_size), strict=True):
+            right += int((predict(model(a.clone())) == b).sum())
+    finally:
+        for layer, mode in modes:
+            layer.training = mode
     return right / len(data)
 
 
-def _gradient(
-    update: Update, model: nn.Module, precision: str, channels_last: bool, compile: bool
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """The update of this model, in the precision, layout and form that fit was asked for."""
-    network = torch.compile(model, dynamic=False) if compile else model  # the last batch is shorter
-    autocast = torch.autocast(
-        next(model.parameters()).device.type, torch.bfloat16, enabled=precision == "bfloat16"
-    )
-    layout = torch.channels_last if channels_last else torch.preserve_format
+def _check(data: Images, *, lr: float, schedule_each: str, **sizes: int) -> None:
+    """ValueError for settings that are out of range, before anything changes."""
+    for name, value in (sizes | {"images": len(data)}).items():
+        if value < 1:
+            raise ValueError(f"{name} must be >= 1, got {value}")
+    processes.require_divisible(images=len(data), batch_size=sizes["batch_size"])
+    if not 0 < lr < float("inf"):
+        raise ValueError(f"lr must be finite and > 0, got {lr}")
+    if schedule_each not in ("epoch", "minibatch"):
+        raise ValueError(f'schedule_each must be "epoch" or "minibatch", got {schedule_each!r}')
 
-    def gradient(a: Tensor, b: Tensor) -> Tensor:
-        with autocast:
-            return update(network, a.to(memory_format=layout), b)
 
-    return gradient
+def _optimizer(model: nn.Module, make: Callable[[Iterable[nn.Parameter]], Optimizer]) -> Optimizer:
+    """The optimizer of the model's parameters; ValueError for one that holds others."""
+    if isinstance(make, Optimizer):
+        raise ValueError(
+            "optimizer must be a function of the parameters, such as partial(torch.optim.SGD, "
+            f"lr=0.1), got a {type(make).__name__}"
+        )
+    optimizer = make(model.parameters())
+    of_model = {id(p) for p in model.parameters()}
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    strangers = sum(id(p) not in of_model for p in held)
+    if strangers:
+        raise ValueError(
+            f"optimizer holds {strangers} parameters that are not the model's: make it of the "
+            "parameters that it is given"
+        )
+    return optimizer
+
+
+def _state_of(update: Any) -> Any:
+    """What of an update changes from step to step, and so has to be kept."""
+    return update if hasattr(update, "state_dict") else getattr(update, "state", None)
