@@ -2,13 +2,11 @@
 
 load(config, device)            the images, on the device
 augmented(update, generator)    the update on images that are cropped and mirrored at random
-rising(make, eps, over, clock)  the update against a ball whose radius rises to eps
 network(config, seed)           ResNet-18, or a smaller network for a CPU
 train(config, model, ...)       SGD with momentum and a schedule, as fast as the device can
 judged(config, model, test)     clean and robust accuracy: average, worst class, each class
 
-``--size small`` gives every setting another default, so that one CPU core is enough: a smaller
-network, fewer epochs, an attack of fewer steps. The record names the size and all its numbers.
+``--size small`` has other defaults, for one CPU core; the record names the size and its numbers.
 """
 
 from __future__ import annotations
@@ -25,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import MultiStepLR, OneCycleLR
 
+from experiments.rising import Clock, rising
 from experiments.running import Row, Settings
 from lib import data, models
 from lib.attacks import robust_accuracy
@@ -49,7 +48,7 @@ class Cifar10(Settings):
     tests: int = 10_000
     """Images to test on, likewise."""
     network: Literal["resnet18", "resnet8", "cnn"] = "resnet18"
-    """The network: resnet18, or for a CPU resnet8 or cnn, which is without normalization layers."""
+    """resnet18, or for a CPU resnet8 or cnn, which has no normalization layers."""
     epochs: int = 30
     """Epochs of training."""
     batch_size: int = 128
@@ -68,8 +67,8 @@ class Cifar10(Settings):
     test_batch: int = 1000
     """Images tested at a time."""
     precision: Literal["float32", "bfloat16"] | None = None
-    """Of the training; None: bfloat16 on a GPU, float32 on a CPU. Tests are in float32; on a GPU
-    with convolutions in TF32, as is torch's default."""
+    """Of the training; None: bfloat16 on a GPU, float32 on a CPU. Tests are in float32, on a GPU
+    with convolutions in TF32."""
     channels_last: bool | None = None
     """Memory layout of images and kernels; None: yes, which is faster on a GPU and on a CPU."""
     compile: bool | None = None
@@ -98,8 +97,7 @@ class Attacked(Cifar10):
     steps: int = 10
     """Steps of the attack in training."""
     rise: float = 0.0
-    """Share of the minibatches, below 1, over which the attack's radius rises from 0 to eps in
-    training. At eps from the start a network without normalization layers may stay at chance."""
+    """Share of the minibatches over which the radius rises from 0 to eps in training, below 1."""
     test_steps: int = 20
     """Steps of the attack that the robust accuracy is measured with."""
 
@@ -112,36 +110,6 @@ class Attacked(Cifar10):
         """The update that make gives for a ball, the radius rising as the settings say."""
         steps = self.epochs * math.ceil(self.images / self.batch_size)
         return rising(make, self.eps, math.ceil(self.rise * steps), clock or Clock())
-
-
-class Clock:
-    """How many steps an update has made: what a checkpoint has to keep of it."""
-
-    def __init__(self) -> None:
-        self.t = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        return vars(self).copy()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        vars(self).update(state)
-
-
-def rising(make: Callable[[LInf], Update], eps: float, over: int, clock: Clock) -> Update:
-    """An update against a ball whose radius rises: at step t it is ``eps min(1, t / over)``.
-
-    make: ball -> update; the updates must share what they keep, such as their generators. With
-    over = 0 the radius is eps from the start.
-    """
-    whole = make(LInf(eps))
-
-    def gradient(model: nn.Module, a: Tensor, b: Tensor) -> Tensor:
-        clock.t += 1
-        return make(LInf(eps * min(1.0, clock.t / max(over, 1))))(model, a, b)
-
-    return replace(
-        whole, gradient=gradient, settings={**whole.settings, "rising over": over}, state=clock
-    )
 
 
 def load(config: Cifar10, device: torch.device) -> tuple[Images, Images]:
@@ -187,19 +155,14 @@ def augmented(update: Update, generator: torch.Generator, padding: int = 4) -> U
     def on_cropped(model: nn.Module, a: Tensor, b: Tensor) -> Tensor:
         return update(model, cropped(a, generator, padding), b)
 
-    settings = {**update.settings, "padding": padding}
-    return replace(
-        update,
-        gradient=on_cropped,
-        settings=settings,
-        generators=(generator, *update.generators),
-    )
+    settings, drawn = {**update.settings, "padding": padding}, (generator, *update.generators)
+    return replace(update, gradient=on_cropped, settings=settings, generators=drawn)
 
 
 def network(
     config: Cifar10, seed: int, *, activation: str = "relu", norm: str = "batch"
 ) -> nn.Module:
-    """The network of the settings; cnn has no normalization layers.
+    """The network of the settings.
 
     On several GPUs batch norm takes the statistics of the whole minibatch, as on one; such a run's
     checkpoints are not those of one GPU.
@@ -259,8 +222,8 @@ def train(
 def schedule(config: Cifar10) -> Callable[..., torch.optim.lr_scheduler.LRScheduler]:
     """Optimizer -> the schedule of the settings, for one step an epoch."""
     if config.schedule == "piecewise":
-        milestones = [config.epochs // 2, config.epochs * 3 // 4]
-        return partial(MultiStepLR, milestones=milestones, gamma=0.1)
+        half, later = config.epochs // 2, config.epochs * 3 // 4
+        return partial(MultiStepLR, milestones=[half, later], gamma=0.1)
     ends = {"div_factor": 10, "final_div_factor": 10, "cycle_momentum": False}
     return partial(OneCycleLR, max_lr=config.lr, total_steps=config.epochs, **ends)
 
@@ -276,8 +239,7 @@ def judged(config: Attacked, model: nn.Module, test: Images) -> Row:
 
     The intervals are those of each class, at 95 %.
     """
-    row = {}
-    attack = {"ball": LInf(config.eps), "steps": config.test_steps}
+    row, attack = {}, {"ball": LInf(config.eps), "steps": config.test_steps}
     for name, settings in (("clean", {}), ("robust", attack)):
         found = classwise_accuracy(model, test, batch_size=config.test_batch, **settings)
         row |= {name: found.average, f"{name}_worst": found.worst}

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from experiments import cifar10
+from experiments.rising import Clock
 from experiments.running import Row
 from lib.training import Update, accuracy, danskin
 
@@ -131,7 +132,7 @@ def hull(config: Config, way: str, seed: int, angles: Angles) -> Update:
     return replace(update, gradient=of_length_1, settings={**update.settings, "length": 1})
 
 
-class Angles(cifar10.Clock):
+class Angles(Clock):
     """What the k gradients of the steps were like: of each the mean and the least cosine of two,
     and the least inner product of the first one with another, in units of their lengths."""
 

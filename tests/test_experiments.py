@@ -45,6 +45,7 @@ SMALL = {
     "wgan-digits": [
         *("--steps", "3", "--batch-size", "8", "--channels", "2", "--noise", "4"),
         *("--samples", "20", "--scores", "2", "--classifier-images", "200"),
+        *("--pictures", "2"),
     ],
     "speed": [
         *(*ATTACKED, "--matrix", "16", "--generator-steps", "3", "--width", "8"),
@@ -177,7 +178,7 @@ def test_two_commands_at_once_share_the_cells_of_a_run_and_lose_none(tmp_path):
     for process in both:
         process.start()
     for process in both:
-        process.join(60)
+        process.join()
     assert [process.exitcode for process in both] == [0, 0]
     results = records.load("wgan-points", tmp_path / "records")["results"]
     rows = [row for of_variant in results.values() for row in of_variant]
@@ -197,7 +198,7 @@ def one_of_two(folder, together):
         return {"process": os.getpid()}
 
     module.measure = measure
-    together.wait(60)
+    together.wait(300)
     sys.exit(command.main(arguments("wgan-points", folder, "--resume")))
 
 

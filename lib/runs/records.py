@@ -2,6 +2,7 @@
 
     save(name, settings, results)    what ``python -m experiments`` writes at its end
     load(name)                       the record, or None where it has not been measured
+    picture(pixels), pixels(text)    gray pictures as text, and back
 
 A record is ``experiments/records/NAME.json``: settings, the results of every seed, their mean and
 deviation, the checksums of the data, and the machine, versions, processes
@@ -11,6 +12,8 @@ format, which has a number: where what it says changes, so does FORMAT.
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import platform
@@ -20,6 +23,10 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from lib.runs import processes
 from lib.runs.files import write_whole
@@ -80,6 +87,35 @@ def save(
     return path
 
 
+def picture(pixels: Tensor) -> str:
+    """A gray picture, bytes [h, w], as text that a row can hold: a PNG in base 64.
+
+    >>> import torch
+    >>> from lib.runs import records
+    >>> gray = torch.arange(6, dtype=torch.uint8).view(2, 3)
+    >>> torch.equal(records.pixels(records.picture(gray)), gray)
+    True
+    """
+    from PIL import Image
+
+    if pixels.dtype != torch.uint8 or pixels.dim() != 2:
+        raise ValueError(f"pixels must be uint8 [h, w], got {pixels.dtype} {list(pixels.shape)}")
+    file = io.BytesIO()
+    Image.fromarray(pixels.cpu().numpy()).save(file, "PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def pixels(text: str) -> Tensor:
+    """The bytes [h, w] of a ``picture``. Raises ValueError for a text that is none."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        image = Image.open(io.BytesIO(base64.b64decode(text, validate=True))).convert("L")
+    except (ValueError, UnidentifiedImageError) as error:
+        raise ValueError(f"text must be a PNG in base 64, got {text[:20]!r}...") from error
+    return torch.from_numpy(np.array(image))
+
+
 def origin() -> dict[str, Any]:
     """Where results come from: the machine, the number of processes, and the commit."""
     return {"machine": machine(), "processes": processes.world_size(), "commit": _commit()}
@@ -87,8 +123,6 @@ def origin() -> dict[str, Any]:
 
 def machine() -> dict[str, Any]:
     """The processor, the accelerator if there is one, and the versions that results depend on."""
-    import torch
-
     described = {"processor": _processor(), "cores": os.cpu_count(), "system": platform.system()}
     if torch.cuda.is_available():
         described["accelerator"] = torch.cuda.get_device_name()
