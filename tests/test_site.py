@@ -164,3 +164,14 @@ def test_every_link_inside_the_book_leads_somewhere():
             key = target.resolve().relative_to(SITE).as_posix()
             if anchor and key in ids:
                 assert anchor in ids[key], f"{name} links {link}"
+
+
+def test_the_errata_open_with_their_table_and_take_twelve_screens(visit):
+    page = visit("book/errata.html")
+    page.set_viewport_size({"width": 1280, "height": 1000})
+    table = page.locator("table.errata-table").first.bounding_box()
+    assert table["y"] + table["height"] <= 1000, "the first tier is not on the first screen"
+    assert page.evaluate("document.documentElement.scrollHeight") <= 12_000
+    programs = page.locator(".erratum .highlight")
+    assert programs.count() > 20
+    assert not any(program.is_visible() for program in programs.all())

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import PurePath
-from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -98,8 +98,8 @@ class Fingerprint:
             self.add(f"{name}'s self", value.__self__)
         elif isinstance(value, FunctionType):
             self._add_function(name, value)
-        elif isinstance(value, type | BuiltinFunctionType):
-            self.settings[name] = value.__qualname__
+        elif callable(value) and isinstance(getattr(value, "__name__", None), str):
+            self.settings[name] = value.__name__  # a class, or a function that is not Python's
         elif isinstance(value, nn.Module):
             self._add_network(name, value)
         elif isinstance(value, Optimizer):
@@ -230,7 +230,7 @@ def _checksum_of(code: CodeType, doc: str | None = None) -> int:
             value = zlib.crc32(str(_checksum_of(constant)).encode(), value)
         elif isinstance(constant, frozenset):
             value = zlib.crc32(repr(sorted(map(repr, constant))).encode(), value)
-        elif constant is None or constant != doc:
+        elif constant is not None and constant != doc:
             value = zlib.crc32(repr(constant).encode(), value)
     return value
 

@@ -26,7 +26,7 @@ those before it, the checkpoint is that of an earlier step, and the message says
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from math import isfinite
 from pathlib import Path
 from types import SimpleNamespace
@@ -87,9 +87,11 @@ class Session:
             network.to(device, memory_format=torch.channels_last if channels_last else None)
         self.networks, self.seed, self.progress = dict(networks), seed, progress
         self.device = next(first.parameters()).device
-        self.autocast = torch.autocast(
-            self.device.type, torch.bfloat16, enabled=precision == "bfloat16"
-        )
+        self.autocast: AbstractContextManager[Any] = nullcontext()
+        if precision == "bfloat16" or torch.amp.is_autocast_available(self.device.type):
+            self.autocast = torch.autocast(
+                self.device.type, torch.bfloat16, enabled=precision == "bfloat16"
+            )
         self.compiled = self.networks
         if compile:  # a last minibatch that is shorter is compiled again
             self.compiled = {k: torch.compile(n, dynamic=False) for k, n in networks.items()}
@@ -216,9 +218,11 @@ def torch_seeded(seed: int, device: torch.device) -> Iterator[dict[str, Any]]:
         of_type = torch.get_device_module(device).default_generators
         generators[f"torch {device.type}"] = of_type[device.index or 0]
     elif device.type == "mps":  # whose one generator is behind functions
-        functions = {k: getattr(torch.mps, k) for k in ("manual_seed", "initial_seed")}
-        states = {"get_state": torch.mps.get_rng_state, "set_state": torch.mps.set_rng_state}
-        generators["torch mps"] = SimpleNamespace(**functions, **states)
+        generators["torch mps"] = SimpleNamespace(
+            manual_seed=torch.mps.manual_seed,
+            get_state=torch.mps.get_rng_state,
+            set_state=torch.mps.set_rng_state,
+        )
     states = {name: generator.get_state() for name, generator in generators.items()}
     try:
         for generator in generators.values():

@@ -74,9 +74,12 @@ def sharpness_aware_gradient_per_sample(
     """
     _refuse_batch_norm(model)
     x = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    places = _places(model)
 
     def one(x: dict[str, Tensor], a: Tensor, b: Tensor) -> Tensor:
-        return mean_loss(lambda a: functional_call(model, x, (a,)), a[None], b[None], loss)
+        put = {place: x[name] for place, name in places.items()}
+        at_x = partial(functional_call, model, put, tie_weights=False)
+        return mean_loss(at_x, a[None], b[None], loss)
 
     at = torch.func.grad_and_value(one)
     risk = torch.zeros((), device=a.device)
@@ -147,6 +150,21 @@ def _ball(name: str, radius: float) -> L2:
     if not 0 <= radius < math.inf:
         raise ValueError(f"{name} must be finite and >= 0, got {radius}")
     return L2(radius)
+
+
+def _places(model: nn.Module) -> dict[str, str]:
+    """Where each trained parameter stands: all its places -> its name among the parameters.
+
+    A layer with two names is one place. (functional_call itself would put the parameters of such
+    a layer back wrongly: pytorch#164759.)
+    """
+    names = {p: name for name, p in model.named_parameters() if p.requires_grad}
+    places = {}
+    for path, layer in model.named_modules():
+        for name, p in layer.named_parameters(path, recurse=False, remove_duplicate=False):
+            if p in names:
+                places[name] = names[p]
+    return places
 
 
 def _refuse_batch_norm(model: nn.Module) -> None:
