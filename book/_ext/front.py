@@ -32,7 +32,8 @@ class Chapters(SphinxDirective):
             picture, alt = next(pictures(json.loads(notebook.read_text("utf-8"))))
             cards.append(
                 f'<a class="card-of" href="../lecture11/{stem}.html">'
-                f'<img src="data:image/webp;base64,{thumbnail(picture)}" alt="{alt}" loading="lazy">'
+                f'<img src="data:image/webp;base64,{thumbnail(picture)}" alt="{alt}"'
+                f' loading="lazy">'
                 f"<strong>{int(stem[:2])}. {html.escape(title)}</strong> "
                 f"<span>{html.escape(sentence)}</span></a>"
             )
