@@ -7,8 +7,9 @@ from torch import Tensor
 
 from lib.attacks._ascent import Function, StepSize
 from lib.attacks._attack import checked, planned, warn_without_gradient
+from lib.attacks._climbers import Climbers, Look
 from lib.attacks._losses import Loss, cross_entropy
-from lib.attacks._search import Climbers, Look, Search
+from lib.attacks._search import Search
 from lib.balls import Ball
 from lib.models import predict
 
@@ -128,7 +129,7 @@ class SearchUntilFooled(Search):
         right = predict(look.logits) == climbers.b
         if right.all():
             return climbers, look
-        self.right[climbers.index[~right]] = False
+        self.right[climbers.ids[~right]] = False
         [rest] = torch.where(right)
         climbers, points = climbers.part(rest), look.points.index_select(0, rest)
         if look.leaf.requires_grad and 0 < 3 * len(rest) < 2 * len(right):

@@ -21,8 +21,7 @@ import torch
 from torch import Tensor
 
 from lib.attacks._losses import Loss, cross_entropy
-from lib.balls import L1, Ball, Bound, LInf, check_box
-from lib.balls._box import box
+from lib.balls import L1, Ball, Bound, LInf, box, check_box
 
 Function = Callable[[Tensor], Tensor]
 StepSize = float | Sequence[float] | Tensor
@@ -88,7 +87,7 @@ def pga(
     >>> pga(f, torch.zeros(1, 2), LInf(1.0), step_size=0.5, steps=2).tolist()
     [[1.0, -0.5]]
     """
-    check_box(low, high)
+    low, high = check_box(low, high, eta0)
     alphas, project = step_sizes(step_size, steps), projection(ball, eta0, low, high)
     eta = eta0.detach()
     for alpha in alphas:
