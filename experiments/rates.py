@@ -58,7 +58,7 @@ def measure(config: Config, variant: str, seed: int, device: torch.device, check
     plan = _plan(config, p)
     # Each pair has a random stream of its own, so that the distances found so far can be kept.
     found = checkpoints.load(checkpoint) if checkpoint.exists() else {}
-    processes.wait()
+    processes.barrier()
     for n, repeats in plan.items():
         for repeat in range(repeats):
             key = f"{n}-{repeat}"

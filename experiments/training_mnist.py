@@ -130,6 +130,8 @@ class PGDTraining:
     def __init__(self, config: Config, rising: int, seed: int) -> None:
         self.config, self.rising, self.t = config, rising, 0
         self.generators = (torch.Generator().manual_seed(seed),)
+        of_attack = {name: getattr(config, name) for name in ("eps", "steps", "step_size")}
+        self.settings = {"name": "PGDTraining", **of_attack, "rising": rising}
 
     def __call__(self, model: nn.Module, a: Tensor, b: Tensor) -> Tensor:
         self.t += 1
@@ -162,7 +164,7 @@ def pgd(
 ) -> Tensor:
     """The last iterate of PGA-ℓ∞ from a random point of ball and box (Madry et al., 2018)."""
     low, high = -a, 1 - a
-    start = processes.drawn(ball.sample, tuple(a.shape), generator).to(a)
+    start = processes.draw_local_rows(ball.sample, tuple(a.shape), generator).to(a)
     start = ball.project(start, low, high)
     f = loss_of(model, a, b)
     return (a + pga(f, start, ball, step_size, steps, low, high, steepest=True)).clamp(0, 1)

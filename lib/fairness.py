@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -154,7 +155,7 @@ class ClassFocusedSampler:
 
         def watched(logits: Tensor, b: Tensor) -> Tensor:
             wrong = predict(logits) != b
-            self.update(processes.gathered(b), processes.gathered(wrong))
+            self.update(processes.all_rows(b), processes.all_rows(wrong))
             return loss(logits, b)
 
         return watched
@@ -259,7 +260,7 @@ def classwise_accuracy(
     if batch_size < 1:
         raise ValueError(f"batch_size must be >= 1, got {batch_size}")
     given = {"steps": steps, "step_size": step_size, "generator": generator, "loss": loss}
-    settings = {name: value for name, value in given.items() if value is not None}
+    settings: dict[str, Any] = {n: value for n, value in given.items() if value is not None}
     settings |= {"restarts": restarts} if restarts != 1 else {}
     settings |= {"bounds": bounds} if tuple(bounds) != (0.0, 1.0) else {}
     if ball is None and settings:

@@ -11,6 +11,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 SLIDES = yaml.safe_load((ROOT / "book/slides.yml").read_text(encoding="utf-8"))
 ERRATA = yaml.safe_load((ROOT / "book/errata.yml").read_text(encoding="utf-8"))
+PROVED = [entry for entry in ERRATA if entry["tier"] != "misprint"]
 PAGES = sorted((ROOT / "lecture11").glob("*.md")) + sorted((ROOT / "book").glob("*.md"))
 WRITTEN = [row for row in SLIDES if row["status"] == "written"]
 
@@ -79,7 +80,7 @@ def test_what_is_implemented_is_tested():
         assert bool(row["code"]) == bool(row["tests"]), f"slide {row['slide']}"
 
 
-@pytest.mark.parametrize("entry", ERRATA, ids=lambda entry: f"erratum-{entry['id']}")
+@pytest.mark.parametrize("entry", PROVED, ids=lambda entry: f"erratum-{entry['id']}")
 def test_an_erratum_is_shown_in_the_chapter_of_its_slide(entry):
     row = SLIDES[entry["slide"] - 1]
     [page] = [page for page in PAGES if chapter_of(page) == row["chapter"]]
@@ -87,17 +88,36 @@ def test_an_erratum_is_shown_in_the_chapter_of_its_slide(entry):
     assert label in page.read_text(encoding="utf-8"), f"{page.name} never links {label}"
 
 
-def test_every_erratum_that_a_page_links_exists():
-    known = {f"erratum-{entry['id'].replace('.', '-')}" for entry in ERRATA}
+def test_every_erratum_that_a_page_links_exists_and_is_no_misprint():
+    known = {f"erratum-{entry['id'].replace('.', '-')}" for entry in PROVED}
     for page in PAGES:
         linked = set(re.findall(r"<(erratum-[\d-]+)>", page.read_text(encoding="utf-8")))
         assert linked <= known, f"{page.name} links {linked - known}"
+
+
+def test_a_margin_note_links_one_erratum_at_most():
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for note in re.findall(r"^```\{margin\}\n(.*?)^```$", text, re.M | re.S):
+            assert note.count("<erratum-") <= 1, f"{page.name}: {note}"
+
+
+@pytest.mark.parametrize("page", ["README.md", "book/intro.md", "book/errata.md"])
+def test_a_page_says_that_the_slides_were_read_from_a_transcription(page):
+    text = re.sub(r"[\s*]+", " ", (ROOT / page).read_text(encoding="utf-8"))
+    assert re.search(
+        r" read from a transcription (of their text, )?without (the|their) figures", text
+    )
 
 
 def test_labels_in_docstrings_name_a_theorem_of_a_page():
     labels = set()
     for page in PAGES:
         labels |= set(re.findall(r"^:label: (\S+)$", page.read_text(encoding="utf-8"), re.M))
-    for path in sorted((ROOT / "lib").glob("*.py")):
-        cited = set(re.findall(r"\b((?:def|prop|thm|lem|cor|alg)-[a-z0-9-]+)\b", path.read_text()))
+    for path in sorted((ROOT / "lib").rglob("*.py")):
+        cited = set(
+            re.findall(
+                r"\b((?:def|prop|thm|lem|cor|alg)-[a-z0-9-]+)\b", path.read_text(encoding="utf-8")
+            )
+        )
         assert cited <= labels, f"{path.name} names {cited - labels}"

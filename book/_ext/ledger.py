@@ -13,15 +13,6 @@ from sphinx.util.docutils import SphinxDirective
 
 BOOK = Path(__file__).resolve().parent.parent
 
-KINDS = {
-    "wrong": "wrong as written",
-    "assumption": "an assumption is missing",
-    "overstatement": "says more than holds",
-    "notation": "notation",
-    "typo": "slip of the pen",
-    "remark": "a remark, not a mistake",
-}
-
 
 def rows(name):
     return yaml.safe_load((BOOK / name).read_text(encoding="utf-8"))
@@ -55,11 +46,12 @@ class SlideMap(Generated):
         chapters = dict.fromkeys(row["chapter"] for row in slides)
         for chapter in chapters:
             parts.append(self.heading(chapter))
-            parts += [":::{list-table}", ":class: slide-map", ":widths: 8 52 40", ":header-rows: 1"]
+            parts += [":::{list-table}", ":class: slide-map", ":widths: 8 50 42", ":header-rows: 1"]
             parts += ["* - No.", "  - What it states", "  - Code and tests"]
             for row in slides:
                 if row["chapter"] == chapter:
                     here = [e for e in errata if row["slide"] in (e["slide"], *e.get("also", []))]
+                    here = [e for e in here if e["tier"] != "misprint"]
                     parts.append(self.row(row, here))
             parts += [":::", ""]
         return "\n".join(parts)
@@ -86,46 +78,62 @@ class SlideMap(Generated):
 
 
 class Errata(Generated):
+    """``{errata} TIER`` lists the entries of a tier, ``{errata} summary`` the first in brief."""
+
+    required_arguments = 1
+
     def text(self):
-        parts, slide = [], None
-        for entry in rows("errata.yml"):
-            if entry["slide"] != slide:
-                slide = entry["slide"]
-                parts += [f":::{{rubric}} Slide {slide}", ":::", ""]
-            parts.append(self.entry(entry))
-        return "\n".join(parts)
+        (part,) = self.arguments
+        tier = "answer" if part == "summary" else part
+        write = {"summary": self.summary, "misprint": self.misprints}.get(part, self.entries)
+        return write([entry for entry in rows("errata.yml") if entry["tier"] == tier])
+
+    def summary(self, entries):
+        lines = [":::{list-table}", ":class: errata-table", ":widths: 8 50 42", ":header-rows: 1"]
+        lines += ["* - Slide", "  - Written", "  - Right"]
+        for entry in entries:
+            written, right = entry["row"]
+            number = f"{{ref}}`{entry['slide']} <{anchor(entry)}>`{mark(entry)}"
+            lines += [f"* - {number}", f"  - {written}", f"  - {right}"]
+        return "\n".join([*lines, ":::", ""])
+
+    def misprints(self, entries):
+        lines = [":::{list-table}", ":class: errata-table", ":widths: 8 46 46", ":header-rows: 1"]
+        lines += ["* - Slide", "  - Written", "  - Right"]
+        for entry in entries:
+            look_for = f". *Look for* {entry['look_for']}" if "look_for" in entry else ""
+            lines += [f"* - {slides(entry)}{mark(entry)}", f"  - {indent(entry['written'], 4)}"]
+            lines += [f"  - {indent(entry['right'], 4)}{look_for}"]
+        return "\n".join([*lines, ":::", ""])
+
+    def entries(self, entries):
+        return "\n".join(self.entry(entry) for entry in entries)
 
     def entry(self, entry):
-        others = entry.get("also", [])
-        also = f", also on {', '.join(str(n) for n in others)}" if others else ""
-        where = f"{{ref}}`where the chapter shows it <{entry['where']}>`"
-        lines = [
-            f"({anchor(entry)})=",
-            ":::::{container} erratum",
-            f"**{entry['id']}** · {KINDS[entry['kind']]}{also} · {where}",
-            "",
-            f"Written\n: {indent(entry['written'], 2)}",
-            "",
-            f"Right\n: {indent(entry['right'], 2)}",
-            "",
-            f"Why\n: {indent(entry['why'], 2)}",
-            "",
-        ]
-        if "check" in entry:
-            lines += [
-                "````{admonition} The check",
-                ":class: dropdown",
-                "```python",
-                entry["check"].rstrip(),
-                "```",
-                "````",
-            ]
-        return "\n".join([*lines, ":::::", ""])
+        plural = "s" if "also" in entry else ""
+        fields = {"Written": "written", "Right": "right", "Why": "why"}
+        look_for = f" · look for {entry['look_for']}" if "look_for" in entry else ""
+        lines = [f"({anchor(entry)})=", ":::::{container} erratum"]
+        lines += [f"**{entry['id']}**{mark(entry)} · slide{plural} {slides(entry)}{look_for}", ""]
+        for label, field in fields.items():
+            lines += [f"{label}\n: {indent(entry[field], 2)}", ""]
+        lines += ["````{admonition} The program", ":class: dropdown", "```python"]
+        return "\n".join([*lines, entry["program"].rstrip(), "```", "````", ":::::", ""])
+
+
+def mark(entry):
+    """A dagger where the entry may be a slip of the transcription."""
+    return "†" if "look_for" in entry else ""
+
+
+def slides(entry):
+    numbers = [entry["slide"], *entry.get("also", [])]
+    return ", ".join(f"{{ref}}`{number} <slide-{number}>`" for number in numbers)
 
 
 def measured_times(app, config):
     path = BOOK / "timings.json"
-    timings = json.loads(path.read_text()) if path.exists() else {}
+    timings = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for page in sorted(Path(app.confdir).glob("lecture11/*.md")):
         seconds = timings.get(page.stem)
         text = "not measured yet" if seconds is None else f"{seconds:.0f} s on two CPU cores"

@@ -1,13 +1,16 @@
-"""The results page: ``{record} NAME`` shows a record as a table, or says that there is none.
+"""The results page: ``{record} NAME`` draws a record, or says that there is none.
 
-Its option ``:columns:`` names the numbers to show, all if there is none; its content says what a
-missing record would take.
+Its option ``:picture:`` is a kind of record_pictures and what it draws; several are separated by
+semicolons. Under them the table is folded, of whose numbers ``:columns:`` names the shown ones (all
+if there is none), and where and how they were measured. The content says what a missing record
+would take.
 """
 
 from math import floor, log10
 
 from docutils import nodes
 from docutils.statemachine import StringList
+from record_pictures import picture
 from sphinx.util.docutils import SphinxDirective
 
 from lib.runs import records
@@ -17,7 +20,7 @@ HIDDEN = ("seed", "seconds")
 
 class Record(SphinxDirective):
     required_arguments = 1
-    option_spec = {"columns": str.split}  # noqa: RUF012
+    option_spec = {"columns": str.split, "picture": str}  # noqa: RUF012
     has_content = True
 
     def run(self):
@@ -27,7 +30,12 @@ class Record(SphinxDirective):
         if record is None:
             lines = missing(name, " ".join(self.content))
         else:
-            lines = shown(record, self.options.get("columns"))
+            lines = [""]
+            for kind in filter(None, self.options.get("picture", "").split(";")):
+                lines += [picture(record, *kind.split()), ""]
+            summary = "<summary>The numbers, and how they were measured</summary>"
+            lines += [f'<details class="fold">{summary}', ""]
+            lines += [*shown(record, self.options.get("columns")), "", "</details>"]
         node = nodes.container()
         self.state.nested_parse(StringList(lines, self.env.docname), self.content_offset, node)
         return node.children

@@ -12,13 +12,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Of the circle that the eight means are on, so that each coordinate has variance 1, and of each
-# Gaussian.
-RADIUS, DEVIATION = math.sqrt(2), 0.07
+from lib.gan._checks import check_counts
+
+RADIUS = math.sqrt(2)  # of the circle of means: each coordinate then has variance 1
+DEVIATION = 0.07  # of each Gaussian
 
 
 def means() -> Tensor:
-    """The means of the eight Gaussians, [8, 2], counterclockwise from (√2, 0)."""
+    """The means of the eight Gaussians, [8, 2], counterclockwise from (√2, 0).
+
+    >>> from lib.gan import means
+    >>> [round(v, 4) for v in means()[1].tolist()]
+    [1.0, 1.0]
+    """
     angle = torch.arange(8) * (math.pi / 4)
     return RADIUS * torch.stack([angle.cos(), angle.sin()], 1)
 
@@ -26,22 +32,38 @@ def means() -> Tensor:
 def eight_gaussians(n: int, generator: torch.Generator | None = None) -> Tensor:
     """n points of the equal mixture of ``N(c_k, 0.07² I)``, ``‖c_k‖ = √2``: [n, 2].
 
+    generator: draws them, on its device; None: torch's own, on the CPU.
     Raises ValueError for n < 1.
+
+    >>> import torch
+    >>> from lib.gan import eight_gaussians, modes
+    >>> modes(eight_gaussians(1000, torch.Generator().manual_seed(0))).found
+    8
     """
-    _check(n)
-    k = torch.randint(8, (n,), generator=generator)
-    return means()[k] + DEVIATION * torch.randn(n, 2, generator=generator)
+    check_counts(n=n)
+    device = generator.device if generator else torch.device("cpu")
+    k = torch.randint(8, (n,), generator=generator, device=device)
+    noise = torch.randn(n, 2, generator=generator, device=device)
+    return means().to(device)[k] + DEVIATION * noise
 
 
 def spiral(n: int, generator: torch.Generator | None = None) -> Tensor:
     """n points near two turns of the spiral ``r = t / 2π``, t uniform in [0, 4π]: [n, 2].
 
-    Gaussian noise of deviation 0.05 is added. Raises ValueError for n < 1.
+    Gaussian noise of deviation 0.05 is added. generator: draws them, on its device; None: torch's
+    own, on the CPU. Raises ValueError for n < 1.
+
+    >>> import torch
+    >>> from lib.gan import spiral
+    >>> a = spiral(1000, torch.Generator().manual_seed(0))
+    >>> a.shape, bool(a.norm(dim=1).max() < 2.3)
+    (torch.Size([1000, 2]), True)
     """
-    _check(n)
-    t = 4 * math.pi * torch.rand(n, generator=generator)
+    check_counts(n=n)
+    device = generator.device if generator else torch.device("cpu")
+    t = 4 * math.pi * torch.rand(n, generator=generator, device=device)
     curve = torch.stack([t.cos(), t.sin()], 1) * (t / (2 * math.pi))[:, None]
-    return curve + 0.05 * torch.randn(n, 2, generator=generator)
+    return curve + 0.05 * torch.randn(n, 2, generator=generator, device=device)
 
 
 class Modes(NamedTuple):
@@ -56,17 +78,17 @@ def modes(points: Tensor) -> Modes:
 
     Of true samples ``1 − exp(−8)``, all but one in 3,000, are near. Raises ValueError for other
     shapes and for points that are not finite.
+
+    >>> from lib.gan import means, modes
+    >>> modes(means()[:3])
+    Modes(found=3, near=1.0)
     """
+    points = torch.as_tensor(points).detach().cpu()
     if points.dim() != 2 or points.shape[1] != 2 or not len(points):
         raise ValueError(f"points must be [n, 2] with n >= 1, got {list(points.shape)}")
-    if not torch.isfinite(points).all():
-        raise ValueError("points must be finite, got NaN or infinity")
-    distance, nearest = torch.cdist(points.detach().cpu().float(), means()).min(1)
+    if points.is_complex() or not torch.isfinite(points).all():
+        raise ValueError("points must be finite and real, got NaN, infinity or complex numbers")
+    distance, nearest = torch.cdist(points.float(), means()).min(1)
     near = nearest[distance <= 4 * DEVIATION]
     share = near.bincount(minlength=8) / len(points)
     return Modes(int((share >= 0.01).sum()), len(near) / len(points))
-
-
-def _check(n: int) -> None:
-    if n < 1:
-        raise ValueError(f"n must be >= 1, got {n}")

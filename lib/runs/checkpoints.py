@@ -2,11 +2,11 @@
 
     save(path, state)    at any moment the file at path is whole: the old state or the new one
     load(path)           the state, or a CheckpointError that says what is wrong and what to do
-    Keeper               the parts of a run (model, optimizer, generators, ...) kept at a path
+    Checkpoint           the objects of a run (model, optimizer, ...) and its generators, at a path
 
-A state is a dictionary of tensors, numbers, strings, lists and dictionaries. The file is one
-line of text, the SHA-256 of what follows, and what ``torch.save`` makes of the state, read with
-``weights_only=True``: reading a checkpoint runs no code out of it.
+A state is a dictionary of tensors, numbers, strings, lists and dictionaries. The file is what
+``torch.save`` makes of it, and at its end, as the comment of the zip archive that this is, stands
+its SHA-256. ``torch.load(path, weights_only=True)`` opens it too, but does not check that.
 """
 
 from __future__ import annotations
@@ -14,39 +14,48 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import struct
 import time
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from lib.runs import processes
 from lib.runs.files import write_whole
+from lib.runs.fingerprints import INITIAL, Fingerprint, differences, fingerprint
 
-_FIRST_LINE = b"EE-556 lecture 11 checkpoint, format 1\n"
-_ADVICE = "delete it to start anew, or give another path"
+__all__ = ["Checkpoint", "CheckpointError", "load", "save"]
+
+MARK = b"EE-556 lecture 11 checkpoint, SHA-256 "
+COMMENT = len(MARK) + 64  # with the digest in hexadecimal digits
+ADVICE = "delete it to start anew, or give another path"
 
 
 class CheckpointError(ValueError):
     """A checkpoint is damaged, or not what was asked for; the message says what to do."""
 
 
-def save(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
+def save(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
     """Write a state so that the file at path is never a part of one, whenever the run is killed.
 
     Folders on the way are made. One run at a time may write to a path. Raises OSError where the
     file cannot be written, with nothing half-written left.
+
+    >>> import tempfile
+    >>> path = f"{tempfile.mkdtemp()}/run.pt"
+    >>> save(path, {"step": 3, "weights": torch.ones(2)})
+    >>> load(path)["step"], torch.load(path, weights_only=True)["step"]
+    (3, 3)
     """
     stream = io.BytesIO()
-    torch.save(state, stream)
+    torch.save(dict(state), stream)
+    stream.seek(-2, io.SEEK_END)  # a zip archive ends with the length of its comment
+    stream.write(struct.pack("<H", COMMENT))
     raw = stream.getbuffer()
-    write_whole(path, _FIRST_LINE + hashlib.sha256(raw).digest(), raw)
+    write_whole(path, raw, MARK + hashlib.sha256(raw).hexdigest().encode())
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -54,86 +63,101 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises FileNotFoundError where there is no file, and CheckpointError for a file that save
     did not write, for one that is damaged, and for a state that holds other things than data.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp(), "run.pt")
+    >>> _ = path.write_text("hello")
+    >>> load(path)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    lib.runs.checkpoints.CheckpointError: ...run.pt is cut short, or not a checkpoint of ...
     """
-    raw = Path(path).read_bytes()
-    if not raw.startswith(_FIRST_LINE):
-        raise CheckpointError(f"{path} is not a checkpoint of this package: {_ADVICE}")
-    start = len(_FIRST_LINE) + hashlib.sha256().digest_size
-    digest, raw = raw[len(_FIRST_LINE) : start], raw[start:]
-    if hashlib.sha256(raw).digest() != digest:
-        raise CheckpointError(f"{path} is damaged or cut short: {_ADVICE}")
+    whole = Path(path).read_bytes()
+    raw, comment = whole[:-COMMENT], whole[-COMMENT:]
+    if not comment.startswith(MARK):
+        raise CheckpointError(f"{path} is cut short, or not a checkpoint of this package: {ADVICE}")
+    if hashlib.sha256(raw).hexdigest().encode() != comment[len(MARK) :]:
+        raise CheckpointError(f"{path} is damaged: {ADVICE}")
     try:
-        return torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
+        return torch.load(io.BytesIO(whole), map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(
             f"{path} holds something that is not plain data, or that this version of torch "
-            f"({torch.__version__}) cannot read: {_ADVICE}"
+            f"({torch.__version__}) cannot read: {ADVICE}"
         ) from error
 
 
-class Keeper:
-    """Keeps a run at a path: its parts, its generators, and the settings that it was begun with.
+class Checkpoint:
+    """A run at a path: its objects, its generators, and what it was begun with.
 
-    parts: by name, what has ``state_dict`` and ``load_state_dict``, or None for what is not
-    there; generators: torch.Generators, in a fixed order; settings: numbers and strings that
-    must be the same when the run goes on. What can be told about the parts is added to them:
-    the model's layers and shapes, the optimizer's and the schedule's numbers.
+    objects: by name, what has ``state_dict`` and ``load_state_dict``, or None for what is not
+    there; the first one's ``load_state_dict`` may refuse the state before anything changes.
+    generators: by name, torch.Generators or others with ``get_state`` and ``set_state``.
+    settings: by name, what else must be the same when the run goes on: numbers, functions,
+    tensors, objects (lib.runs.fingerprints says how each is known). Generators that are found
+    inside them, as in ``partial(attack, generator=g)``, are kept too.
     path: None keeps nothing. every: seconds between two calls of save_if_due that save.
+
+    >>> import tempfile
+    >>> path, model = f"{tempfile.mkdtemp()}/run.pt", nn.Linear(2, 1)
+    >>> Checkpoint(path, {"model": model}, {}, {"lr": 0.1}).resume_or_create()
+    False
+    >>> Checkpoint(path, {"model": model}, {}, {"lr": 0.2}).resume_or_create()  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    lib.runs.checkpoints.CheckpointError: ...run.pt is of another run (lr was 0.1, is 0.2): ...
     """
 
     def __init__(
         self,
         path: str | os.PathLike[str] | None,
-        parts: dict[str, Any],
-        generators: Sequence[torch.Generator],
-        settings: dict[str, Any],
+        objects: Mapping[str, Any],
+        generators: Mapping[str, Any],
+        settings: Mapping[str, Any],
         *,
         every: float = 60.0,
     ) -> None:
-        self.path, self.parts, self.generators = path and Path(path), parts, generators
-        self.settings = dict(settings) if path else {}
-        for name, part in parts.items() if path else ():
-            self.settings |= _description(name, part)
+        self.path = None if path is None else Path(path)
+        self.objects, self.generators = dict(objects), dict(generators)
         self.every, self.due = every, time.monotonic() + every
+        self.fingerprint = Fingerprint()
+        if self.path is not None:
+            self.fingerprint = fingerprint(**{**settings, **objects})
+            self.generators = self.fingerprint.generators | self.generators
 
-    def start(self) -> None:
-        """Set parts and generators to the checkpoint's, or write a first one where none is yet.
+    def resume_or_create(self) -> bool:
+        """Set objects and generators to the checkpoint's (True), or write a first one (False).
 
-        Raises CheckpointError, naming all that differs, for a checkpoint of other settings.
+        A network may begin with the weights that the run began with, or be where it stopped.
+        Raises CheckpointError, naming what differs, for a checkpoint of another run.
         """
         if self.path is None:
-            return
+            return False
         found = self.path.exists()
         if not found:
             self.save()
-        processes.wait()
+        processes.barrier()
         state = load(self.path)  # a new one too: better learn now than later that it cannot be
-        was = state.get("settings", {})
-        differences = [
-            f"{name} was {_short(was.get(name))}, is {_short(self.settings.get(name))}"
-            for name in was | self.settings
-            if was.get(name) != self.settings.get(name)
-        ]
-        if differences:
-            raise CheckpointError(
-                f"{self.path} is of another run ({'; '.join(differences)}): "
-                f"take the same settings to go on with it, {_ADVICE}"
-            )
+        self._check(state)
         if found:
-            for name, part in self.parts.items():
-                if part is not None:
-                    part.load_state_dict(state[name])
-            for generator, saved in zip(self.generators, state["generators"], strict=True):
-                generator.set_state(saved)
+            for name, thing in self.objects.items():
+                if thing is not None:
+                    thing.load_state_dict(state[name])
+            for name, generator in self.generators.items():
+                saved = state["generators"].get(name)
+                # On another kind of device the generators are other ones.
+                if saved is not None and saved.shape == generator.get_state().shape:
+                    generator.set_state(saved)
+        return found
 
     def save(self) -> None:
         """Write the checkpoint; of several processes, which are all alike, the first one does."""
         if self.path is None or processes.rank() > 0:
             return
-        parts = self.parts.items()
-        state = {name: None if part is None else part.state_dict() for name, part in parts}
-        state["generators"] = [generator.get_state() for generator in self.generators]
-        save(self.path, state | {"settings": self.settings})
+        objects = self.objects.items()
+        state = {name: None if thing is None else thing.state_dict() for name, thing in objects}
+        state["generators"] = {name: g.get_state() for name, g in self.generators.items()}
+        state["settings"] = self.fingerprint.settings
+        state["options"] = self.fingerprint.options
+        save(self.path, state)
         self.due = time.monotonic() + self.every
 
     def save_if_due(self) -> None:
@@ -141,54 +165,16 @@ class Keeper:
         if time.monotonic() >= self.due:
             self.save()
 
-
-@contextmanager
-def torch_seeded(seed: int, device: torch.device) -> Iterator[list[torch.Generator]]:
-    """Torch's global generators of the CPU and the device, seeded; at the end as they were.
-
-    Dropout draws from them, and so may a loss or an attack that was given no generator.
-    """
-    generators = [torch.default_generator]
-    if device.type == "cuda":
-        generators.append(torch.cuda.default_generators[device.index])
-    states = [generator.get_state() for generator in generators]
-    try:
-        for generator in generators:
-            generator.manual_seed(seed)
-        yield generators
-    finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
-
-
-def checksum(*tensors: torch.Tensor) -> int:
-    """A number that tells other data apart: the CRC-32 of the tensors' bytes."""
-    value = 0
-    for tensor in tensors:
-        raw = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
-        value = zlib.crc32(raw.numpy(), value)
-    return value
-
-
-def _description(name: str, part: Any) -> dict[str, Any]:
-    """What of a part must not change between two pieces of a run, as far as it can be told."""
-    description = {name: None if part is None else type(part).__name__}
-    if isinstance(part, nn.Module):
-        layers = [module for module in part.modules() if not list(module.children())]
-        weights = part.state_dict().items()
-        description[f"{name} layers"] = " ".join(type(layer).__name__ for layer in layers)
-        description[f"{name} weights"] = " ".join(f"{k} {list(v.shape)}" for k, v in weights)
-    elif isinstance(part, Optimizer):
-        for i, group in enumerate(part.param_groups):
-            description |= {f"{name}[{i}].{k}": repr(group[k]) for k in group if k != "params"}
-    elif isinstance(part, LRScheduler):
-        state = {k: repr(v) for k, v in part.state_dict().items()}
-        description |= {f"{name}.{k}": v for k, v in state.items() if " at 0x" not in v}
-    return description
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    if len(text) <= 80:
-        return text
-    return f"{text[:50]}... (CRC-32 {zlib.crc32(text.encode()):08x})"
+    def _check(self, state: Mapping[str, Any]) -> None:
+        began = Fingerprint(state.get("settings", {}), state.get("options", {}))
+        stopped = Fingerprint(dict(began.settings), began.options)
+        for name, thing in self.objects.items():
+            if isinstance(thing, nn.Module):
+                for path, weights in (state.get(name) or {}).items():
+                    stopped.add(f"{name}{INITIAL}{path}", weights)
+        changed = differences(began, self.fingerprint)
+        if changed and differences(stopped, self.fingerprint):
+            raise CheckpointError(
+                f"{self.path} is of another run ({'; '.join(changed)}): take the same settings "
+                f"and the same initial networks to go on with it, {ADVICE}"
+            )

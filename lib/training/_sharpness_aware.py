@@ -9,8 +9,7 @@ They are updates as erm is. How sharp a minimum is lib.sharpness measures.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,19 @@ from torch.func import functional_call, vmap
 
 from lib.attacks import Loss, StepSize, cross_entropy, step_sizes
 from lib.balls import L2
-from lib.training._updates import Update, averaged, erm, mean_loss, trained_parameters
+from lib.training._gradients import (
+    averaged,
+    check_differentiable,
+    check_generator,
+    gradient_row,
+    mean_loss,
+    moved,
+    risk_gradient,
+    set_gradient,
+    sharpness_aware_gradient,
+    split_rows,
+)
+from lib.training._updates import Update
 
 COPIES = 2**25  # numbers that the copies of the parameters may hold at a time, one copy a sample
 
@@ -37,44 +48,56 @@ def sharpness_aware(rho: float, *, loss: Loss = cross_entropy, per_sample: bool 
     for bit; running statistics of batch norm see the first pass alone, which is at x. Dropout
     draws anew in each pass.
     Raises ValueError for rho < 0, and per sample for batch norm, whose samples see each other.
-    """
-    ball, descend = _ball("rho", rho), erm(loss)
 
-    def update(model: nn.Module, a: Tensor, b: Tensor) -> Tensor:
-        risk = descend(model, a, b)
-        if rho > 0:
-            with _moved(model, ball.lmo(_gradient(model))):
-                risk = descend(model, a, b)
+    >>> sharpness_aware(0.05, per_sample=True).settings["rho"]
+    0.05
+    """
+    _ball("rho", rho)
+    gradient = partial(sharpness_aware_gradient, rho=rho, loss=loss)
+    if per_sample:
+        gradient = partial(sharpness_aware_gradient_per_sample, rho=rho, loss=loss)
+    elif rho == 0:
+        gradient = partial(risk_gradient, loss=loss)
+    settings = {"name": "sharpness_aware", "rho": rho, "per_sample": per_sample, "loss": loss}
+    return Update(gradient, settings)
+
+
+def sharpness_aware_gradient_per_sample(
+    model: nn.Module, a: Tensor, b: Tensor, rho: float, loss: Loss = cross_entropy
+) -> Tensor:
+    """The mean of ``∇L_i(x + η_i), η_i = rho ∇L_i / ‖∇L_i‖₂`` (slide 44's form).
+
+    Raises ValueError for batch norm. A layer that is used under two names counts once.
+
+    >>> model, a, b = nn.Linear(2, 3), torch.rand(4, 2), torch.arange(4) % 3
+    >>> up = sharpness_aware_gradient_per_sample(model, a, b, 0.05)
+    >>> bool(up > sharpness_aware_gradient_per_sample(model, a, b, 0.0))
+    True
+    """
+    _refuse_batch_norm(model)
+    x = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    places = _places(model)
+
+    def one(x: dict[str, Tensor], a: Tensor, b: Tensor) -> Tensor:
+        put = {place: x[name] for place, name in places.items()}
+        at_x = partial(functional_call, model, put, tie_weights=False)
+        risk = mean_loss(at_x, a[None], b[None], loss)
+        check_differentiable(risk)
         return risk
 
-    def update_per_sample(model: nn.Module, a: Tensor, b: Tensor) -> Tensor:
-        if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules()):
-            raise ValueError(
-                "per_sample=True needs samples that do not see each other, and batch norm mixes "
-                'them: use per_sample=False, or another normalization (resnet18(norm="group"))'
-            )
-        x = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-
-        def one(x: dict[str, Tensor], a: Tensor, b: Tensor) -> Tensor:
-            return mean_loss(lambda a: functional_call(model, x, (a,)), a[None], b[None], loss)
-
-        at = torch.func.grad_and_value(one)
-        risk = torch.zeros((), device=a.device)
-        total = {name: torch.zeros_like(p) for name, p in x.items()}
-        size = max(1, COPIES // sum(p.numel() for p in x.values()))
-        for a_part, b_part in zip(a.split(size), b.split(size), strict=True):
-            g, _ = vmap(at, (None, 0, 0), randomness="different")(x, a_part, b_part)
-            eta = ball.lmo(torch.cat([g[name].flatten(1) for name in x], 1))  # [m, p]: a row each
-            moved = dict(zip(x, map(torch.add, x.values(), _split(eta, x.values())), strict=True))
-            g, losses = vmap(at, randomness="different")(moved, a_part, b_part)
-            total = {name: total[name] + g[name].sum(0) for name in x}
-            risk = risk + losses.sum()
-        model.zero_grad(set_to_none=True)
-        for name in x:
-            model.get_parameter(name).grad = total[name] / len(b)
-        return averaged(model, risk / len(b))
-
-    return update_per_sample if per_sample else update
+    at = torch.func.grad_and_value(one)
+    risk = torch.zeros((), device=a.device)
+    total = {name: torch.zeros_like(p) for name, p in x.items()}
+    size = max(1, COPIES // sum(p.numel() for p in x.values()))
+    for a_part, b_part in zip(a.split(size), b.split(size), strict=True):
+        g, _ = vmap(at, (None, 0, 0), randomness="different")(x, a_part, b_part)
+        eta = L2(rho).lmo(torch.cat([g[name].flatten(1) for name in x], 1))  # [m, p]: a row each
+        there = dict(zip(x, map(torch.add, x.values(), split_rows(eta, x.values())), strict=True))
+        g, losses = vmap(at, randomness="different")(there, a_part, b_part)
+        total = {name: total[name] + g[name].sum(0) for name in x}
+        risk = risk + losses.sum()
+    set_gradient(model, torch.cat([total[name].flatten() for name in x]) / len(b))
+    return averaged(model, risk / len(b))
 
 
 def ball_stability(
@@ -93,36 +116,40 @@ def ball_stability(
     the loss, and erm elsewhere. ``steps + 1`` gradients a step, one more with a generator.
 
     step_size: a number, one a step, or None for ``αᵢ = eps (1 + cos(π i / steps))``.
-    generator: draws the point where the ascent begins, uniformly in the ball; None begins at
-    η = 0, and stays there if x is stationary.
+    generator: draws the point where the ascent begins, uniformly in the ball, on the CPU; None
+    begins at η = 0, and stays there if x is stationary.
     Returns the mean loss at the worst point. Parameters, buffers and batch norm as in
     sharpness_aware. Raises ValueError for eps < 0, steps < 1 and bad step sizes.
+
+    >>> ball_stability(0.5, steps=2).settings["step_size"]
+    [1.0, 0.5]
     """
-    ball, descend = _ball("eps", eps), erm(loss)
+    ball = _ball("eps", eps)
+    check_generator(generator)
     if step_size is None and steps >= 1:
         step_size = [eps * (1 + math.cos(math.pi * i / steps)) for i in range(steps)]
-    along = [L2(alpha) for alpha in step_sizes(0.0 if step_size is None else step_size, steps)]
+    alphas = step_sizes(0.0 if step_size is None else step_size, steps)
 
-    def update(model: nn.Module, a: Tensor, b: Tensor) -> Tensor:
-        best = descend(model, a, b)
-        worst, g = [p.grad for p in model.parameters()], _gradient(model)
+    def gradient(model: nn.Module, a: Tensor, b: Tensor) -> Tensor:
+        best = risk_gradient(model, a, b, loss)
+        worst, g = [p.grad for p in model.parameters()], gradient_row(model)
+        points: list[L2 | Tensor] = [L2(alpha) for alpha in alphas]
         eta = torch.zeros_like(g)
-        for step in ([] if generator is None else [None]) + along:
-            if step is None:
-                eta = ball.sample(g.shape, generator).to(g)
-            else:
-                eta = ball.project(eta + step.lmo(g))
-            with _moved(model, eta):
-                risk = descend(model, a, b)
-            g = _gradient(model)
+        if generator is not None:
+            points.insert(0, ball.sample(g.shape, generator).to(g))
+        for step in points:
+            eta = step if torch.is_tensor(step) else ball.project(eta + step.lmo(g))
+            with moved(model, eta):
+                risk = risk_gradient(model, a, b, loss)
+            g = gradient_row(model)
             if not risk <= best:  # NaN counts as worst: fit then says what to try
                 best, worst = risk, [p.grad for p in model.parameters()]
-        for p, gradient in zip(model.parameters(), worst, strict=True):
-            p.grad = gradient
+        for p, found in zip(model.parameters(), worst, strict=True):
+            p.grad = found
         return best
 
-    update.generators = () if generator is None else (generator,)
-    return update
+    settings = {"name": "ball_stability", "eps": eps, "step_size": alphas, "loss": loss}
+    return Update(gradient, settings, () if generator is None else (generator,))
 
 
 def _ball(name: str, radius: float) -> L2:
@@ -131,33 +158,24 @@ def _ball(name: str, radius: float) -> L2:
     return L2(radius)
 
 
-def _gradient(model: nn.Module) -> Tensor:
-    """Every ``.grad`` as one row [1, p], the gradient of a function of p parameters."""
-    rows = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained_parameters(model)]
-    return torch.cat([row.flatten() for row in rows])[None]
+def _places(model: nn.Module) -> dict[str, str]:
+    """Where each trained parameter stands: all its places -> its name among the parameters.
+
+    A layer with two names is one place. (functional_call itself would put the parameters of such
+    a layer back wrongly: pytorch#164759.)
+    """
+    names = {p: name for name, p in model.named_parameters() if p.requires_grad}
+    places = {}
+    for path, layer in model.named_modules():
+        for name, p in layer.named_parameters(path, recurse=False, remove_duplicate=False):
+            if p in names:
+                places[name] = names[p]
+    return places
 
 
-def _split(eta: Tensor, x: Iterable[Tensor]) -> list[Tensor]:
-    """Rows [m, p] as one tensor [m, *shape] for each parameter of x."""
-    shapes = [p.shape for p in x]
-    parts = eta.split([shape.numel() for shape in shapes], 1)
-    return [part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
-
-
-@contextmanager
-def _moved(model: nn.Module, eta: Tensor) -> Iterator[None]:
-    """The model at x + η, η [1, p]; then its parameters and buffers are put back, bit for bit."""
-    tensors = [*model.parameters(), *model.buffers()]
-    kept = [tensor.detach().clone() for tensor in tensors]
-    try:
-        with torch.no_grad():
-            x = trained_parameters(model)
-            for p, [e] in zip(x, _split(eta, x), strict=True):
-                p.add_(e)
-        torch.clear_autocast_cache()  # autocast's copies of the weights are of those before
-        yield
-    finally:
-        with torch.no_grad():
-            for tensor, old in zip(tensors, kept, strict=True):
-                tensor.copy_(old)
-        torch.clear_autocast_cache()
+def _refuse_batch_norm(model: nn.Module) -> None:
+    if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules()):
+        raise ValueError(
+            "per_sample=True needs samples that do not see each other, and batch norm mixes "
+            'them: use per_sample=False, or another normalization (resnet18(norm="group"))'
+        )

@@ -7,29 +7,60 @@
 ===============  ======================================================  ==============
 
 ``update(model, a, b)`` sets every parameter's ``.grad`` for the minibatch a [m, ...], b [m] and
-returns the mean loss, detached. It finds the model in training mode and leaves it so. One that
-draws random numbers shows its generators as ``update.generators``, and one that changes from step
-to step its state by ``state_dict`` and ``load_state_dict``, so that a checkpoint holds them. On
-several processes (lib.runs.processes) a and b are this one's share of the minibatch, and gradients
-and loss are averaged. Losses map (logits [m, classes], labels [m]) to [m], one value a sample.
-Updates that move the parameters, such as SAM, are in ``_sharpness_aware``.
+returns the mean loss, detached. It leaves the model in the mode that it was in. The steps
+themselves are in ``_gradients``; those that move the parameters, such as SAM, in
+``_sharpness_aware``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lib.attacks import Loss, StepSize, cross_entropy, loss_of, pga, step_sizes
 from lib.balls import Ball
-from lib.danskin import gradients, min_norm_point
 from lib.runs import processes
+from lib.training._gradients import (
+    adversarial_gradient,
+    check_generator,
+    danskin_gradient,
+    risk_gradient,
+)
 
-Update = Callable[[nn.Module, Tensor, Tensor], Tensor]  # sets .grad, returns the mean loss
+Gradient = Callable[[nn.Module, Tensor, Tensor], Tensor]  # sets .grad, returns the mean loss
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a minibatch does to the gradient, and what a checkpoint has to know of it.
+
+    gradient: (model, a, b) -> the mean loss; it sets every ``.grad``.
+    settings: its "name" and all that it depends on, by name; a run goes on from a checkpoint
+    only if they are the same. generators: those that it draws from, which a checkpoint keeps.
+    state: what changes from step to step, with ``state_dict`` and ``load_state_dict``, or None.
+
+    To wrap an update is to replace its gradient: it keeps the rest.
+
+    >>> from dataclasses import replace
+    >>> update = erm()
+    >>> darker = replace(update, gradient=lambda model, a, b: update(model, a / 2, b))
+    >>> darker.settings["name"]
+    'erm'
+    """
+
+    gradient: Gradient
+    settings: Mapping[str, Any]
+    generators: tuple[torch.Generator, ...] = ()
+    state: Any = None
+
+    def __call__(self, model: nn.Module, a: Tensor, b: Tensor) -> Tensor:
+        return self.gradient(model, a, b)
 
 
 def erm(loss: Loss = cross_entropy) -> Update:
@@ -38,15 +69,13 @@ def erm(loss: Loss = cross_entropy) -> Update:
     The sum is over the minibatch, so that in expectation it is the gradient of the risk R_n.
     loss: (logits [m, classes], labels [m]) -> [m]; one that returns another shape, such as the
     batch's mean, is refused with a ValueError.
+
+    >>> from lib import models
+    >>> model, a, b = models.mlp((1, 2, 2), (4,), 3), torch.rand(5, 1, 2, 2), torch.arange(5) % 3
+    >>> erm()(model, a, b).requires_grad, model[-1].bias.grad.shape
+    (False, torch.Size([3]))
     """
-
-    def update(model: nn.Module, a: Tensor, b: Tensor) -> Tensor:
-        model.zero_grad(set_to_none=True)
-        risk = mean_loss(model, a, b, loss)
-        risk.backward()
-        return averaged(model, risk.detach())  # over the processes, if there are several
-
-    return update
+    return Update(partial(risk_gradient, loss=loss), {"name": "erm", "loss": loss})
 
 
 def adversarial(
@@ -63,28 +92,27 @@ def adversarial(
     of a weakly convex function if its gradient in x is Lipschitz (prop-weakly-convex); at other
     points it is a gradient of a lower bound.
 
-    attack: (model, a, b) -> inputs like a, for instance
-    ``functools.partial(attacks.attack, ball=LInf(0.1), steps=7)``. It sees the model in
-    evaluation mode, so that batch norm's statistics and dropout take no part in the search; the
-    gradient is then taken in training mode.
+    attack: (model, a, b) -> inputs like a. It sees the model in evaluation mode, so that batch
+    norm's statistics and dropout take no part in the search; the gradient is then taken in the
+    mode that the model was in, which in fit is training mode.
     generator: passed to the attack, as ``generator=``, if given, on several processes a child of it
     to each; an attack without random numbers needs none.
     Raises ValueError if the attack returns another shape than a's, or the loss another than [m].
+
+    >>> from lib import attacks, balls
+    >>> attack = partial(attacks.attack, ball=balls.LInf(0.1), steps=7)
+    >>> adversarial(attack).settings["attack"] is attack
+    True
     """
-    descend = erm(loss)
 
-    def update(model: nn.Module, a: Tensor, b: Tensor) -> Tensor:
-        own = {} if generator is None else {"generator": processes.child(generator)}
-        with _searched(model):
-            worst = attack(model, a, b, **own)
-        if worst.shape != a.shape:
-            raise ValueError(
-                f"attack must return inputs a + η {list(a.shape)}, got {list(worst.shape)}"
-            )
-        return descend(model, worst.detach(), b)
+    def gradient(model: nn.Module, a: Tensor, b: Tensor) -> Tensor:
+        if generator is None:
+            return adversarial_gradient(model, a, b, attack, loss)
+        own = processes.generator_for_this_process(generator)
+        return adversarial_gradient(model, a, b, partial(attack, generator=own), loss)
 
-    update.generators = () if generator is None else (generator,)
-    return update
+    settings = {"name": "adversarial", "attack": attack, "loss": loss}
+    return Update(gradient, settings, () if generator is None else (generator,))
 
 
 def danskin(
@@ -97,6 +125,7 @@ def danskin(
     weight_decay: float = 0.0,
     loss: Loss = cross_entropy,
     generator: torch.Generator | None = None,
+    watch: Callable[[Tensor], None] | None = None,
 ) -> Update:
     """DDi: the shortest vector in the hull of the gradients at k attacks (slide 22).
 
@@ -111,13 +140,19 @@ def danskin(
     step_size: a number, one a step, or None for ``2.5 eps / steps`` (Madry et al., 2018).
     weight_decay: c adds ``c/2 ‖x‖²`` to the loss, that is c·x to each g_i before the hull is
     formed, which an optimizer's own weight decay would do afterwards.
-    generator: draws the k starts; None makes one with seed 0. Returns the greatest of the k mean
-    losses, without the weight decay.
+    generator: draws the k starts, on the CPU; None makes one with seed 0. Returns the greatest of
+    the k mean losses, without the weight decay.
+    watch: is shown the k gradients [k, p] of each step, with the weight decay, to look at.
 
-    The attacks see the model in evaluation mode. The gradients are taken in training mode: batch
-    norm uses the statistics of each attacked minibatch for its own g_i, and its running
-    statistics move once a step, by the first of them. Memory: one minibatch's graph and k rows
-    of p numbers. Raises ValueError for k < 1, steps < 1, a radius a sample, and bad step sizes.
+    The attacks see the model in evaluation mode. The gradients are taken in its own mode, in fit
+    training mode: batch norm then uses the statistics of each attacked minibatch for its own g_i,
+    and its running statistics move once a step, by the first of them. Memory: one minibatch's
+    graph and k rows of p numbers. Raises ValueError for k < 1, steps < 1, a radius a sample, and
+    bad step sizes.
+
+    >>> from lib.balls import LInf
+    >>> danskin(LInf(0.1), k=2, steps=5).settings["step_size"]
+    [0.05, 0.05, 0.05, 0.05, 0.05]
     """
     if k < 1:
         raise ValueError(f"k must be >= 1, got {k}")
@@ -125,70 +160,37 @@ def danskin(
         raise ValueError(f"eps must be one number for all minibatches, got {list(ball.eps.shape)}")
     if not 0 <= weight_decay < math.inf:
         raise ValueError(f"weight_decay must be finite and >= 0, got {weight_decay}")
+    check_generator(generator)
     if step_size is None:
         step_size = 2.5 * float(ball.eps) / max(steps, 1)
-    alphas = step_sizes(step_size, steps)
+    search: dict[str, Any] = {
+        "ball": ball,
+        "step_size": step_sizes(step_size, steps),
+        "bounds": bounds,
+    }
     generator = generator or torch.Generator().manual_seed(0)
-
-    def update(model: nn.Module, a: Tensor, b: Tensor) -> Tensor:
-        f, low, high = loss_of(model, a, b, loss=loss), bounds[0] - a, bounds[1] - a
-        attacked = []
-        with _searched(model):
-            for _ in range(k):
-                start = processes.drawn(ball.sample, tuple(a.shape), generator).to(a)
-                start = ball.project(start, low, high)
-                eta = pga(f, start, ball, alphas, steps, low, high, steepest=True)
-                attacked.append((a + eta).clamp(*bounds))
-        g, losses = gradients(model, attacked, b, loss, return_losses=True)
-        processes.mean_([g, losses])
-        trained = trained_parameters(model)
-        if weight_decay:
-            g += weight_decay * torch.cat([p.detach().flatten() for p in trained])
-        finite = torch.isfinite(g.sum())  # else pass it on: fit stops and says what to try
-        weights = min_norm_point(g) if finite else torch.full_like(losses, 1 / k)
-        model.zero_grad(set_to_none=True)
-        with torch.autocast(g.device.type, enabled=False):
-            parts = (weights @ g).split([p.numel() for p in trained])
-        for p, part in zip(trained, parts, strict=True):
-            p.grad = part.view_as(p)
-        return losses.max()
-
-    update.generators = (generator,)
-    return update
+    attack = partial(pga_from_random_start, **search, loss=loss, generator=generator)
+    more: dict[str, Any] = {"loss": loss, "weight_decay": weight_decay, "watch": watch}
+    gradient = partial(danskin_gradient, attack=attack, k=k, **more)
+    settings = {"name": "danskin", **search, "k": k, "weight_decay": weight_decay, "loss": loss}
+    return Update(gradient, settings, (generator,))
 
 
-def mean_loss(model: nn.Module, a: Tensor, b: Tensor, loss: Loss) -> Tensor:
-    """``(1/m) Σ L(h_x(a_i), b_i)`` with its graph; ValueError unless loss gives one value each."""
-    losses = loss(model(a), b)
-    if losses.shape != b.shape:
-        raise ValueError(
-            f"loss must return one value a sample, {list(b.shape)}, got {list(losses.shape)}: "
-            'use reduction="none"'
-        )
-    return losses.mean()
-
-
-def averaged(model: nn.Module, risk: Tensor) -> Tensor:
-    """Every ``.grad``, and the loss, as the mean over the processes' shares of the minibatch."""
-    processes.mean_([p.grad for p in trained_parameters(model) if p.grad is not None] + [risk])
-    return risk
-
-
-@contextmanager
-def _searched(model: nn.Module) -> Iterator[None]:
-    """In evaluation mode, and the parameters ask for no gradient: then in training mode again.
-
-    A compiled model's backward pass makes the gradients of all that asks for one.
-    """
-    trained = trained_parameters(model)
-    model.eval().requires_grad_(False)
-    try:
-        yield
-    finally:
-        model.train()
-        for p in trained:
-            p.requires_grad_(True)
-
-
-def trained_parameters(model: nn.Module) -> list[Tensor]:
-    return [p for p in model.parameters() if p.requires_grad]
+def pga_from_random_start(
+    model: nn.Module,
+    a: Tensor,
+    b: Tensor,
+    *,
+    ball: Ball,
+    step_size: list[float],
+    bounds: tuple[float, float],
+    loss: Loss,
+    generator: torch.Generator,
+) -> Tensor:
+    """The last iterate a + η of steepest PGA from a random point of ball and box (slide 14)."""
+    low, high = bounds[0] - a, bounds[1] - a
+    start = processes.draw_local_rows(ball.sample, tuple(a.shape), generator).to(a)
+    start = ball.project(start, low, high)
+    f = loss_of(model, a, b, loss=loss)
+    eta = pga(f, start, ball, step_size, len(step_size), low, high, steepest=True)
+    return (a + eta).clamp(*bounds)

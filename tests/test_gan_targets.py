@@ -1,4 +1,4 @@
-"""lib.points: the mixtures by their moments and by KS tests, and modes by counting."""
+"""lib.gan._targets: the mixtures by their moments and by KS tests, and modes by counting."""
 
 import math
 

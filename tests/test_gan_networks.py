@@ -1,4 +1,4 @@
-"""lib.players: shapes, ranges, seeds, and that critics treat each sample for itself."""
+"""lib.gan._networks: shapes, ranges, seeds, and that critics treat each sample for itself."""
 
 import pytest
 import torch
