@@ -1,7 +1,4 @@
-"""What the search of an attack holds: its sweeps, a look at points, the samples that climb.
-
-``_search`` is the loop over these.
-"""
+"""What a search holds: its sweeps, a look at some points, and the samples on their way."""
 
 from __future__ import annotations
 
@@ -12,18 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lib.attacks._losses import margin, with_both
+from lib.attacks._losses import margin
 from lib.balls import Ball
-
-# Cross-entropy weighs the rivals of a class by their logits, and is flat where these are large.
-# So that a factor of the logits changes nothing, each sample's are scaled to one spread: the
-# greatest minus the mean of the others, at the clean input. Digit models have about 10.
-SPREAD = 12.0
-
-
-IN_PLACE = (
-    "the model changes its input in place: let it begin with a copy (a = a - mean, not a -= mean)"
-)
 
 
 class Sweep(NamedTuple):
@@ -55,7 +42,7 @@ class Look:
 
     def part(self, rows: Tensor) -> Look:
         """The same for some of the samples."""
-        points, logits, value = _rows(rows, self.points, self.logits, self.value)
+        points, logits, value = rows_of(rows, self.points, self.logits, self.value)
         return replace(self, points=points, logits=logits, value=value, rows=rows)
 
     def gradient(self) -> Tensor:
@@ -74,7 +61,7 @@ class Look:
 class Climbers(NamedTuple):
     """The samples of a search, and the worst point that each has met."""
 
-    ids: Tensor  # [n], their places in the batch
+    index: Tensor  # [n], in the batch
     a: Tensor  # [n, ...], the clean inputs
     b: Tensor  # [n], the labels
     factor: Tensor  # [n, 1], of the logits
@@ -84,7 +71,7 @@ class Climbers(NamedTuple):
 
     def part(self, rows: Tensor) -> Climbers:
         """Some of the samples."""
-        return Climbers(*_rows(rows, *self))
+        return Climbers(*rows_of(rows, *self))
 
     def keep_worst(self, look: Look) -> Climbers:
         """The worst points, after a look; it hands over its points' memory."""
@@ -93,45 +80,13 @@ class Climbers(NamedTuple):
             closer = margin(look.logits, self.b) > margin(self.logits, self.b)
             higher |= (look.value == self.value) & closer
         return self._replace(
-            worst=chosen_rows(higher, look.points, self.worst),
+            worst=where_chosen(higher, look.points, self.worst),
             value=torch.where(higher, look.value, self.value),
             logits=torch.where(higher[:, None], look.logits, self.logits),
         )
 
 
-def scale_of(logits: Tensor) -> Tensor:
-    """The factor [n, 1] that gives each sample's logits the same spread; 1 where they have none."""
-    logits = with_both(logits)
-    top, classes = logits.amax(1, keepdim=True), logits.shape[1]
-    spread = (top - logits.mean(1, keepdim=True)) * classes / (classes - 1)  # from the others' mean
-    return torch.where((spread > 0) & (spread < torch.inf), SPREAD / spread, 1.0)
-
-
-def in_doubt(climbers: Climbers) -> Tensor:
-    """The samples whose own class is the likeliest, by less than 1 in the scaled logits."""
-    lead = -margin(climbers.logits * climbers.factor, climbers.b)
-    return torch.where((lead >= 0) & (lead < 1))[0]
-
-
-def check_logits(logits: Tensor, points: Tensor) -> None:
-    """ValueError unless logits are floats [n, classes]."""
-    fine = torch.is_tensor(logits) and logits.is_floating_point()
-    if not fine or logits.dim() != 2 or len(logits) != len(points) or logits.shape[1] == 0:
-        what = f"{logits.dtype} {list(logits.shape)}" if torch.is_tensor(logits) else type(logits)
-        raise ValueError(
-            f"the model must return logits, floats [{len(points)}, classes], got {what}: "
-            "for a single logit return z[:, None]"
-        )
-
-
-def check_labels(b: Tensor, logits: Tensor) -> None:
-    """ValueError for labels that are no classes of the model; one logit tells two apart."""
-    classes = max(2, logits.shape[1])
-    if len(b) and not 0 <= b.min() <= b.max() < classes:
-        raise ValueError(f"labels must lie in 0..{classes - 1}, got {int(b.min())}..{int(b.max())}")
-
-
-def chosen_rows(chosen: Tensor, new: Tensor, old: Tensor) -> Tensor:
+def where_chosen(chosen: Tensor, new: Tensor, old: Tensor) -> Tensor:
     """new where a sample is chosen, else old; new may be overwritten."""
     if new.is_cuda:  # without waiting for the device
         return torch.where(chosen.view(-1, *[1] * (new.dim() - 1)), new, old)
@@ -141,6 +96,6 @@ def chosen_rows(chosen: Tensor, new: Tensor, old: Tensor) -> Tensor:
     return new.index_copy_(0, kept, old.index_select(0, kept))
 
 
-def _rows(index: Tensor, *tensors: Tensor) -> list[Tensor]:
+def rows_of(index: Tensor, *tensors: Tensor) -> list[Tensor]:
     """``t[index]`` of each: on a CPU index_select copies images five times as fast."""
     return [t.index_select(0, index) for t in tensors]

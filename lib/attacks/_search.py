@@ -12,20 +12,15 @@ import torch
 from torch import Tensor
 
 from lib.attacks._ascent import Function, steepest_step
-from lib.attacks._climbers import (
-    IN_PLACE,
-    Climbers,
-    Look,
-    Sweep,
-    check_labels,
-    check_logits,
-    chosen_rows,
-    in_doubt,
-    scale_of,
-)
+from lib.attacks._climbers import Climbers, Look, Sweep, where_chosen
+from lib.attacks._logits import check_labels, check_logits, scale_of
 from lib.attacks._losses import Loss, cross_entropy, margin
 from lib.balls import Ball, LInf
 from lib.models import predict
+
+IN_PLACE = (
+    "the model changes its input in place: let it begin with a copy (a = a - mean, not a -= mean)"
+)
 
 
 class Search:
@@ -74,7 +69,7 @@ class Search:
                 return rest
             if rest is not climbers:
                 climbers, project = rest, self.projection(rest)
-            gradient, length = self.gradient(climbers, look), step.part(climbers.ids)
+            gradient, length = self.gradient(climbers, look), step.part(climbers.index)
             points = project(steepest_step(gradient, length, look.points, *self.bounds))
             climbers = climbers.keep_worst(look)
             look = self.look(climbers, points, sweep.logit_scale, graph=left > 0)
@@ -90,10 +85,10 @@ class Search:
         if self.found is self.samples:  # the first one
             self.found = climbers
             return
-        [higher] = torch.where(climbers.value > self.found.value[climbers.ids])
+        [higher] = torch.where(climbers.value > self.found.value[climbers.index])
         new = climbers.part(higher)
         for old, better in zip(self.found[-3:], new[-3:], strict=True):
-            old.index_copy_(0, new.ids, better)
+            old.index_copy_(0, new.index, better)
 
     def worst(self) -> Tensor:
         """The worst points [n, ...]; the input where the loss, unscaled, is lower there."""
@@ -101,7 +96,7 @@ class Search:
         if self.loss is not cross_entropy:
             return found.worst
         before = cross_entropy(self.clean_logits, found.b)
-        return chosen_rows(~(cross_entropy(found.logits, found.b) < before), found.worst, a)
+        return where_chosen(~(cross_entropy(found.logits, found.b) < before), found.worst, a)
 
     def without_gradient(self) -> int:
         """How many samples are still right, and had no gradient at any point."""
@@ -128,7 +123,7 @@ class Search:
     def start_at_random(self) -> tuple[Climbers, Look]:
         """What is left to search, at points drawn in the ball and projected on ball and bounds."""
         left = self.left()
-        eta = self.ball.part(left.ids).sample(tuple(left.a.shape), self.generator)
+        eta = self.ball.part(left.index).sample(tuple(left.a.shape), self.generator)
         points = self.projection(left)(left.a + eta.to(left.a))
         return left, self.look(left, points)
 
@@ -188,18 +183,18 @@ class Search:
 
     def gradient(self, climbers: Climbers, look: Look) -> Tensor:
         """The goal's gradient; where it is 0 the margin's, and where that is too, one at random."""
-        g, none = look.gradient(), climbers.ids[:0]
+        g, none = look.gradient(), climbers.index[:0]
         length = torch.linalg.vector_norm(g.flatten(1), dim=1)
         least, most = length.aminmax()
         if not 0 < least <= most < torch.inf:  # NaN fails too
             [rest] = torch.where(~((length > 0) & (length < torch.inf)))
             g, some = g.clone(), climbers.part(rest)
             g[rest], flat = self.gradient_of_margin(some, look.points[rest], g[rest])
-            none = some.ids[flat]
+            none = some.index[flat]
         if self.flat is None:  # the first time, of all that are searched
             self.flat = none
         elif len(self.flat):
-            seen = climbers.ids[~torch.isin(climbers.ids, none)]
+            seen = climbers.index[~torch.isin(climbers.index, none)]
             self.flat = self.flat[~torch.isin(self.flat, seen)]
         return g
 
@@ -225,7 +220,7 @@ class Search:
 
     def projection(self, climbers: Climbers) -> Function:
         """``v -> `` the input nearest to v, or nearly so, within bounds and the ball around a."""
-        ball, a, (low, high) = self.ball.part(climbers.ids), climbers.a, self.bounds
+        ball, a, (low, high) = self.ball.part(climbers.index), climbers.a, self.bounds
         if isinstance(ball, LInf):
             eps = ball.radius(a)
             least, most = (a - eps).clamp_(min=low), (a + eps).clamp_(max=high)
@@ -233,3 +228,9 @@ class Search:
         down, up = low - a, high - a
         # The sum with a is rounded: the last clamp puts it back within bounds.
         return lambda v: ball.project_within(v.sub_(a), down, up).add_(a).clamp_(low, high)
+
+
+def in_doubt(climbers: Climbers) -> Tensor:
+    """The samples whose own class is the likeliest, by less than 1 in the scaled logits."""
+    lead = -margin(climbers.logits * climbers.factor, climbers.b)
+    return torch.where((lead >= 0) & (lead < 1))[0]

@@ -2,7 +2,7 @@
 
 from lib.balls._ball import Ball
 from lib.balls._balls import L1, L2, LInf
-from lib.balls._box import Bound, box, check_box, clip, room
+from lib.balls._box import Bound, check_box, clip, room
 
 __all__ = [
     "L1",
@@ -10,7 +10,6 @@ __all__ = [
     "Ball",
     "Bound",
     "LInf",
-    "box",
     "check_box",
     "clip",
     "room",

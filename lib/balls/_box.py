@@ -14,13 +14,7 @@ Bound = float | Tensor | None
 
 
 def box(v: Tensor, low: Bound, high: Bound) -> tuple[Tensor | None, Tensor | None]:
-    """The bounds as tensors of v's type and device; None is no bound.
-
-    >>> import torch
-    >>> from lib.balls import box
-    >>> box(torch.zeros(1, 2), -0.5, None)
-    (tensor(-0.5000), None)
-    """
+    """The bounds as tensors of v's type and device; None is no bound."""
     low, high = (
         c if c is None else torch.as_tensor(c, dtype=v.dtype, device=v.device) for c in (low, high)
     )

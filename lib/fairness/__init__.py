@@ -10,12 +10,7 @@ the model gets wrong.
     classwise_accuracy     how each class fares, clean or under attack, with confidence intervals
 """
 
-from lib.fairness._accuracy import ClasswiseAccuracy, classwise_accuracy
+from lib.fairness._classwise import ClasswiseAccuracy, classwise_accuracy
 from lib.fairness._sampler import ClassFocusedSampler, class_focused_step
 
-__all__ = [
-    "ClassFocusedSampler",
-    "ClasswiseAccuracy",
-    "class_focused_step",
-    "classwise_accuracy",
-]
+__all__ = ["ClassFocusedSampler", "ClasswiseAccuracy", "class_focused_step", "classwise_accuracy"]

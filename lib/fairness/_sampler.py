@@ -1,4 +1,4 @@
-"""The class-focused sampler: a bandit that draws the classes to train on (slide 26)."""
+"""The bandit that chooses which classes to train on (slide 26)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The accuracy of each class, clean or under attack, with confidence intervals (slide 25)."""
+"""How each class fares, clean or under attack (slide 25)."""
 
 from __future__ import annotations
 
