@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import signal
 import sys
 from importlib import import_module
@@ -11,7 +12,7 @@ from tyro.extras import subcommand_type_from_defaults
 
 from experiments.running import RunError, run
 from lib.data import DataError
-from lib.runs import CheckpointError, ProcessLost
+from lib.runs import ProcessLost
 
 MODULES = {
     "wgan-points": "wgan_points",
@@ -27,22 +28,16 @@ MODULES = {
     "speed": "speed",
 }
 
-ERRORS = (
-    RunError,
-    CheckpointError,
-    DataError,
-    FloatingPointError,
-    MemoryError,
-    OSError,
-    ProcessLost,
-    ValueError,
-)
+ERRORS = (RunError, DataError, OSError, ProcessLost)  # of what is outside an experiment
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run what the command line says; 0, or 1 after one line that says what is wrong."""
     modules = {name: import_module(f"experiments.{file}") for name, file in MODULES.items()}
-    configs = {name: module.Config() for name, module in modules.items()}
+    size = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    size.add_argument("--size", default="")
+    size = size.parse_known_args(arguments)[0].size
+    configs = {name: module.Config.of_size(size) for name, module in modules.items()}
     config = tyro.cli(
         subcommand_type_from_defaults(configs), prog="python -m experiments", args=arguments
     )

@@ -2,16 +2,18 @@
 
 load(config, device)            the images, on the device
 augmented(update, generator)    the update on images that are cropped and mirrored at random
-network(config, seed)           ResNet-18, or a small network for a trial
+network(config, seed)           ResNet-18, or a smaller network for a CPU
 train(config, model, ...)       SGD with momentum and a schedule, as fast as the device can
 judged(config, model, test)     clean and robust accuracy: average, worst class, each class
+
+``--size small`` has other defaults, for one CPU core; the record names the size and its numbers.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import MultiStepLR, OneCycleLR
 
+from experiments.rising import Clock, rising
 from experiments.running import Row, Settings
 from lib import data, models
 from lib.attacks import robust_accuracy
@@ -38,12 +41,14 @@ class Cifar10(Settings):
     """Images, network, optimizer, and how the device computes."""
 
     datasets = ("cifar10",)
+    size: Literal["full", "small"] = "full"
+    """The defaults of the other settings: full for a GPU, or small for a CPU core."""
     images: int = 50_000
     """Images to train on, the first so many."""
     tests: int = 10_000
     """Images to test on, likewise."""
-    network: Literal["resnet18", "cnn"] = "resnet18"
-    """The network: resnet18, or cnn, a small one for a trial on a CPU."""
+    network: Literal["resnet18", "resnet8", "cnn"] = "resnet18"
+    """resnet18, or for a CPU resnet8 or cnn, which has no normalization layers."""
     epochs: int = 30
     """Epochs of training."""
     batch_size: int = 128
@@ -62,10 +67,10 @@ class Cifar10(Settings):
     test_batch: int = 1000
     """Images tested at a time."""
     precision: Literal["float32", "bfloat16"] | None = None
-    """Of the training; None: bfloat16 on a GPU, float32 on a CPU. Tests are in float32; on a GPU
-    with convolutions in TF32, as is torch's default."""
+    """Of the training; None: bfloat16 on a GPU, float32 on a CPU. Tests are in float32, on a GPU
+    with convolutions in TF32."""
     channels_last: bool | None = None
-    """Memory layout of images and kernels; None: on a GPU."""
+    """Memory layout of images and kernels; None: yes, which is faster on a GPU and on a CPU."""
     compile: bool | None = None
     """Compile the network for the training; None: on one GPU."""
 
@@ -74,7 +79,7 @@ class Cifar10(Settings):
         fast = self.device.startswith("cuda")
         chosen = {
             "precision": "bfloat16" if fast else "float32",
-            "channels_last": fast,
+            "channels_last": True,
             "compile": fast and processes.world_size() == 1,
         }
         return {k: v if getattr(self, k) is None else getattr(self, k) for k, v in chosen.items()}
@@ -91,8 +96,20 @@ class Attacked(Cifar10):
     """Radius of the l-infinity ball, in pixel units."""
     steps: int = 10
     """Steps of the attack in training."""
+    rise: float = 0.0
+    """Share of the minibatches over which the radius rises from 0 to eps in training, below 1."""
     test_steps: int = 20
     """Steps of the attack that the robust accuracy is measured with."""
+
+    def check(self, *may_be_zero: str) -> None:
+        super().check(*may_be_zero)
+        if not self.rise < 1:
+            raise ValueError(f"rise must be >= 0 and < 1, got {self.rise}")
+
+    def rising(self, make: Callable[[LInf], Update], clock: Clock | None = None) -> Update:
+        """The update that make gives for a ball, the radius rising as the settings say."""
+        steps = self.epochs * math.ceil(self.images / self.batch_size)
+        return rising(make, self.eps, math.ceil(self.rise * steps), clock or Clock())
 
 
 def load(config: Cifar10, device: torch.device) -> tuple[Images, Images]:
@@ -138,25 +155,20 @@ def augmented(update: Update, generator: torch.Generator, padding: int = 4) -> U
     def on_cropped(model: nn.Module, a: Tensor, b: Tensor) -> Tensor:
         return update(model, cropped(a, generator, padding), b)
 
-    settings = {**update.settings, "padding": padding}
-    return dataclasses.replace(
-        update,
-        gradient=on_cropped,
-        settings=settings,
-        generators=(generator, *update.generators),
-    )
+    settings, drawn = {**update.settings, "padding": padding}, (generator, *update.generators)
+    return replace(update, gradient=on_cropped, settings=settings, generators=drawn)
 
 
 def network(
     config: Cifar10, seed: int, *, activation: str = "relu", norm: str = "batch"
 ) -> nn.Module:
-    """The network of the settings; the small one has no normalization layers.
+    """The network of the settings.
 
     On several GPUs batch norm takes the statistics of the whole minibatch, as on one; such a run's
     checkpoints are not those of one GPU.
     """
-    if config.network == "resnet18":
-        model = models.resnet18(activation=activation, norm=norm, seed=seed)
+    if config.network != "cnn":
+        model = getattr(models, config.network)(activation=activation, norm=norm, seed=seed)
         if processes.world_size() > 1 and config.device.startswith("cuda"):
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return model
@@ -210,8 +222,8 @@ def train(
 def schedule(config: Cifar10) -> Callable[..., torch.optim.lr_scheduler.LRScheduler]:
     """Optimizer -> the schedule of the settings, for one step an epoch."""
     if config.schedule == "piecewise":
-        milestones = [config.epochs // 2, config.epochs * 3 // 4]
-        return partial(MultiStepLR, milestones=milestones, gamma=0.1)
+        half, later = config.epochs // 2, config.epochs * 3 // 4
+        return partial(MultiStepLR, milestones=[half, later], gamma=0.1)
     ends = {"div_factor": 10, "final_div_factor": 10, "cycle_momentum": False}
     return partial(OneCycleLR, max_lr=config.lr, total_steps=config.epochs, **ends)
 
@@ -223,11 +235,14 @@ def robust(config: Attacked, model: nn.Module, test: Images) -> float:
 
 
 def judged(config: Attacked, model: nn.Module, test: Images) -> Row:
-    """Clean and robust accuracy: the average, the worst class's, and each class's (slide 25)."""
-    row = {}
-    attack = {"ball": LInf(config.eps), "steps": config.test_steps}
+    """Clean and robust accuracy: the average, the worst class's, and each class's (slide 25).
+
+    The intervals are those of each class, at 95 %.
+    """
+    row, attack = {}, {"ball": LInf(config.eps), "steps": config.test_steps}
     for name, settings in (("clean", {}), ("robust", attack)):
         found = classwise_accuracy(model, test, batch_size=config.test_batch, **settings)
         row |= {name: found.average, f"{name}_worst": found.worst}
         row[f"{name}_classes"] = found.accuracy.tolist()
+        row[f"{name}_intervals"] = found.interval.tolist()
     return row

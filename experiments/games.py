@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LinearLR
+from torch.optim.lr_scheduler import LambdaLR
 
 from experiments.running import Settings
 from lib.gan import History, train_gan, train_wgan
@@ -37,12 +37,21 @@ class Games(Settings):
 
 
 def play(
-    config: Games, game: str, generator: nn.Module, critic: nn.Module, *rest: Any, **more: Any
+    config: Games,
+    game: str,
+    generator: nn.Module,
+    critic: nn.Module,
+    *rest: Any,
+    falling: float = 1.0,
+    **more: Any,
 ) -> History:
-    """The history of one game; rest and more are what ``lib.gan._training.play`` takes besides."""
+    """The history of one game; rest and more are what ``lib.gan.train_wgan`` takes besides.
+
+    falling: the share of the steps, the last ones, over which the learning rate falls.
+    """
     adam = partial(torch.optim.Adam, lr=config.lr, betas=(0.5, 0.9), fused=True)
     train = partial(train_gan, loss="non-saturating")
-    if game != "vanilla":
+    if not game.startswith("vanilla"):
         numbers = {"clip": config.clip, "penalty": config.penalty}
         train = partial(train_wgan, constraint=game, **numbers)
     return train(
@@ -54,8 +63,20 @@ def play(
         batch_size=config.batch_size,
         generator_optimizer=adam,
         critic_optimizer=adam,
-        schedule=partial(LinearLR, start_factor=1.0, end_factor=0.01, total_iters=config.steps),
+        schedule=partial(LambdaLR, lr_lambda=Falling(config.steps, falling)),
         samples=config.samples,
         progress=False,
         **more,
     )
+
+
+@dataclass(frozen=True)
+class Falling:
+    """1, and over the last steps, a share of them, linearly down to 0.01."""
+
+    steps: int
+    share: float
+
+    def __call__(self, t: int) -> float:
+        over = max(1.0, self.share * self.steps)
+        return 1 - 0.99 * min(1.0, max(0.0, (t - self.steps) / over + 1))

@@ -7,6 +7,7 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
@@ -110,16 +111,15 @@ def test_a_negative_padding_is_refused():
 def test_an_augmented_update_hands_on_crops_and_shows_all_generators():
     seen, own, draws = [], generator(1), generator(2)
 
-    def update(model, a, b):
+    def gradient(model, a, b):
         seen.append(a)
         return torch.zeros(())
 
-    a, state = noise(), object()
-    outer = cifar10.augmented(Update(update, {"name": "spy"}, (own,), state), draws, 2)
+    a = noise()
+    outer = cifar10.augmented(Update(gradient, {"name": "seen"}, (own,)), draws, 2)
     outer(None, a, None)
     assert torch.equal(seen[0], cifar10.cropped(a, generator(2), 2))
-    assert outer.generators == (draws, own) and outer.state is state
-    assert outer.settings == {"name": "spy", "padding": 2}
+    assert outer.generators == (draws, own) and outer.settings == {"name": "seen", "padding": 2}
     assert cifar10.augmented(erm(), draws).generators == (draws,)
 
 
@@ -210,7 +210,7 @@ def test_the_schedules_rates(name, epochs):
 
 def test_the_networks_of_slide_22_are_built_and_a_step_trains_each():
     config = danskin_cifar10.Config(epochs=1, batch_size=2, images=2, tests=2)
-    kinds = {"celu-group": (nn.CELU, nn.GroupNorm), "relu-batch": (nn.ReLU, nn.BatchNorm2d)}
+    kinds = {"celu": (nn.CELU, nn.GroupNorm), "relu": (nn.ReLU, nn.BatchNorm2d)}
     images = Images(noise(2, (3, 8, 8)), torch.arange(2), tuple("0123456789"))
     for name, (activation, norm) in kinds.items():
         model = cifar10.network(config, 0, **danskin_cifar10.NETWORKS[name])
@@ -231,7 +231,7 @@ def test_more_images_than_there_are_are_refused(setting, number, monkeypatch):
         cifar10.load(config, CPU)
 
 
-@pytest.mark.parametrize("variant, k", [("celu-group-pgd", 1), ("relu-batch-ddi", 4)])
+@pytest.mark.parametrize("variant, k", [("celu-pgd", 1), ("relu-ddi", 4)])
 def test_ddi_decays_the_weights_within_the_hull_and_not_once_more(variant, k, monkeypatch):
     seen = {}
 
@@ -252,6 +252,105 @@ def test_ddi_decays_the_weights_within_the_hull_and_not_once_more(variant, k, mo
         assert "call model.eval() before an attack" in str(error)
     assert seen["danskin"]["k"] == k and seen["danskin"]["weight_decay"] == 0.25
     assert seen["train"]["weight_decay"] == 0.0
+
+
+def test_the_radius_rises_in_equal_steps_and_a_run_goes_on_at_its_place():
+    """With 3 of 10 minibatches to rise over: a third, two thirds, all of eps, and so on."""
+    seen = []
+
+    def make(ball):
+        def gradient(model, a, b):
+            seen.append(ball.eps)
+            return torch.zeros(())
+
+        return Update(gradient, {"name": "seen", "ball": ball})
+
+    config = cifar10.Attacked(epochs=2, images=9, batch_size=2, eps=0.3, rise=0.3)
+    rising = config.rising(make)
+    for _ in range(2):
+        rising(None, None, None)
+    again = cifar10.augmented(config.rising(make), generator())
+    again.state.load_state_dict(rising.state.state_dict())
+    for _ in range(3):
+        again(None, noise(), None)
+    assert seen == pytest.approx([0.1, 0.2, 0.3, 0.3, 0.3])
+    assert again.state.state_dict() == {"t": 5} and again.settings["rising over"] == 3
+    assert again.settings["ball"].eps == 0.3
+    seen.clear()
+    cifar10.Attacked(eps=0.3).rising(make)(None, None, None)
+    assert seen == [0.3]  # by default from the start
+
+
+@pytest.mark.parametrize("way, k, length", [("pgd", 1, None), ("ddi", 3, None), ("ddi-unit", 3, 1)])
+def test_what_the_gradients_of_a_step_were_like_is_kept(way, k, length):
+    """Against cosines and norms by numpy, of gradients taken at the same k attacks."""
+    config = danskin_cifar10.Config(eps=0.05, steps=2, k=3, weight_decay=0.1)
+    model, found = models.cnn((3, 32, 32), mean=0.5, std=0.25).train(), []
+    a, b = noise(4, (3, 32, 32)), torch.arange(4)
+    angles = danskin_cifar10.Angles()
+    update = danskin_cifar10.hull(config, way, 0, angles)
+    make = partial(danskin, LInf(0.05), k=k, steps=2, weight_decay=0.1)
+    make(generator=generator(2000), watch=found.append)(model, a, b)
+    plain = torch.cat([p.grad.flatten() for p in model.parameters()])
+    update(model, a, b)
+    mine = torch.cat([p.grad.flatten() for p in model.parameters()])
+    assert len(found) == 1 and len(found[0]) == k
+    scale = 1 if length is None else length / plain.norm()
+    assert torch.allclose(mine, plain * scale, rtol=1e-4, atol=1e-7)
+    if k == 1:
+        assert angles.taken() == {}
+        return
+    again = danskin_cifar10.Angles()
+    again.load_state_dict(angles.state_dict())
+    g = found[0].double().numpy()
+    g /= np.linalg.norm(g, axis=1, keepdims=True)
+    cosines = [g[i] @ g[j] for i in range(k) for j in range(i)]
+    expected = {"cosine": np.mean(cosines), "least_cosine": min(cosines), "not_descending": 0.0}
+    assert again.t == 1 and again.taken() == pytest.approx(expected, rel=1e-6)
+    assert again.taken() == {} and angles.taken()
+    for row in ([1.0, 0.0], [1.0, 0.5]):
+        angles.see(torch.tensor([row, [0.0, 1.0], [1.0, 1.0]]))
+    assert angles.taken()["not_descending"] == 0.5  # a right angle does not descend
+
+
+def test_the_small_size_is_a_set_of_defaults_that_can_be_overruled():
+    for name in ("training", "fairness", "danskin", "sam"):
+        full, small = (
+            import_module(f"experiments.{name}_cifar10").Config.of_size(size, momentum=0.5)
+            for size in ("full", "small")
+        )
+        assert (full.network, full.size) == ("resnet18", "full")
+        assert (small.network, small.size, small.seeds) == ("cnn", "small", 3)
+        assert full.momentum == small.momentum == 0.5 and small.described()["size"] == "small"
+        assert small.computing() == {
+            "precision": "float32",
+            "channels_last": True,
+            "compile": False,
+        }
+
+
+def test_the_second_network_comes_last_and_has_its_own_epochs(monkeypatch):
+    module = import_module("experiments.training_cifar10")
+    config = module.Config.of_size("small", seeds=2, second_epochs=3, images=20, tests=20)
+    names = list(module.cells(config))
+    assert names[:2] == [("standard", 0), ("adversarial", 0)]
+    assert names[4:] == [("resnet8-standard", 0), ("resnet8-adversarial", 0)]
+    images, seen = Images(noise(20, (3, 32, 32)), torch.arange(20) % 10, tuple("0123456789")), {}
+
+    def train(config, model, *rest, **more):
+        seen.update(
+            epochs=config.epochs, convolutions=sum(p.dim() == 4 for p in model.parameters())
+        )
+        model.eval()
+        return {"loss": [0.0], "clean": [0.0]}
+
+    monkeypatch.setattr("lib.data.cifar10", lambda split: images)
+    monkeypatch.setattr(cifar10, "train", train)
+    for variant, epochs, kernels in (("adversarial", 15, 2), ("resnet8-adversarial", 3, 9)):
+        row = module.measure(config, variant, 0, CPU, None)
+        assert seen == {"epochs": epochs, "convolutions": kernels}
+        for share, (low, high) in zip(row["robust_classes"], row["robust_intervals"], strict=True):
+            assert 0 <= low <= share <= high <= 1
 
 
 @pytest.mark.parametrize("count, device, layer", [(2, "cuda", nn.SyncBatchNorm), (2, "cpu", None)])
@@ -285,6 +384,8 @@ def test_the_weights_decay_as_the_settings_say_or_the_caller(own, shrinks):
     "name, setting, value",
     [
         ("training", "eps", -0.1),
+        ("training", "rise", 1.0),
+        ("training", "second_epochs", 0),
         ("training", "steps", 0),
         ("training", "test_steps", 0),
         ("training", "lr", float("nan")),
@@ -296,6 +397,8 @@ def test_the_weights_decay_as_the_settings_say_or_the_caller(own, shrinks):
         ("sam", "rho", -1.0),
         ("sam", "hessian_batch", 0),
         ("sam", "padding", -1),
+        ("sam", "noise", 1.5),
+        ("sam", "surface", 1),
         ("sam", "weight_decay", float("inf")),
     ],
 )
@@ -304,4 +407,53 @@ def test_numbers_out_of_range_are_refused_before_the_first_cell(name, setting, v
     said = "step_size" if setting == "class_step" else setting
     with pytest.raises(ValueError, match=rf"{said} must be .*, got {value}"):
         next(module.cells(module.Config(**{setting: value})))
-    assert len(list(module.cells(module.Config(seeds=2, padding=0)))) % 4 == 0
+    found = list(module.cells(module.Config(seeds=2, padding=0)))
+    assert {seed for _, seed in found} == {0, 1} and len(found) == len(set(found))
+
+
+# --- slide 43's pictures -------------------------------------------------------------------
+
+
+def test_wrong_labels_are_as_many_as_asked_and_of_every_other_class():
+    module = import_module("experiments.sam_cifar10")
+    images = Images(noise(4000, (1, 1, 1)), torch.arange(4000) % 4, tuple("abcd"))
+    found = module.wrong(images, 0.25, seed=1)
+    changed = found.b != images.b
+    assert int(changed.sum()) == 1000 and torch.equal(found.a, images.a)
+    pairs = torch.bincount(images.b[changed] * 4 + found.b[changed], minlength=16).view(4, 4)
+    off = pairs[~torch.eye(4, dtype=torch.bool)]
+    assert (pairs.diagonal() == 0).all() and chisquare(off.numpy()).pvalue > 1e-3
+    assert not torch.equal(module.wrong(images, 0.25, seed=2).b, found.b)
+    assert torch.equal(module.wrong(images, 0.25, seed=1).b, found.b)
+    assert torch.equal(module.wrong(images, 0.0, seed=1).b, images.b)
+
+
+def test_the_surface_is_the_loss_on_a_plane_of_filter_normalized_directions():
+    """A quadratic form would not know the filters' lengths: the corners, from scratch."""
+    module = import_module("experiments.sam_cifar10")
+    model = models.cnn((3, 32, 32), mean=0.5, std=0.25, seed=3).eval()
+    images = Images(noise(10, (3, 32, 32)), torch.arange(10), tuple("0123456789"))
+    before = [p.detach().clone() for p in model.parameters()]
+    found = module.surface(model, images, 3, 0.5, 4)
+    assert all(torch.equal(*p) for p in zip(before, model.parameters(), strict=True))
+    draws, plane = generator(0), []
+    for _ in range(2):
+        plane.append([])
+        for p in before:
+            if p.dim() == 1:
+                plane[-1].append(torch.zeros_like(p))
+                continue
+            d = torch.randn(p.shape, generator=draws)
+            for i in range(len(p)):
+                d[i] *= p[i].norm() / d[i].norm()
+            plane[-1].append(d)
+    for i, t in enumerate((-0.5, 0.0, 0.5)):
+        for j, s in enumerate((-0.5, 0.0, 0.5)):
+            moved = {
+                name: p + s * u + t * v
+                for (name, _), p, u, v in zip(model.named_parameters(), before, *plane, strict=True)
+            }
+            logits = torch.func.functional_call(model, moved, (images.a,))
+            loss = nn.functional.cross_entropy(logits, images.b)
+            assert found[i][j] == pytest.approx(loss.item(), abs=2e-4)
+    assert found[0][0] != found[1][1]

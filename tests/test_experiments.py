@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import make_dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import torch
 
 from experiments import __main__ as command
 from experiments import running
-from experiments.running import RunError, run
+from experiments.running import RunError, Settings, run
 from lib import data
 from lib.runs import checkpoints, files, records
 
@@ -37,7 +37,7 @@ SMALL = {
     "training-cifar10": ATTACKED,
     "danskin-cifar10": [*ATTACKED, "--k", "2", "--watched", "20"],
     "fairness-cifar10": [*ATTACKED, "--class-step", "0.01"],
-    "sam-cifar10": [*CIFAR10, "--hessian-images", "20", "--iterations", "9"],
+    "sam-cifar10": [*CIFAR10, "--hessian-images", "20", "--iterations", "9", "--surface", "2"],
     "saliency-retina": [
         *("--size", "16", "--train-eyes", "40", "--test-eyes", "20", "--clean-epochs", "1"),
         *("--epochs", "1", "--attack-steps", "2", "--test-steps", "2", "--distances", "4"),
@@ -45,6 +45,7 @@ SMALL = {
     "wgan-digits": [
         *("--steps", "3", "--batch-size", "8", "--channels", "2", "--noise", "4"),
         *("--samples", "20", "--scores", "2", "--classifier-images", "200"),
+        *("--pictures", "2"),
     ],
     "speed": [
         *(*ATTACKED, "--matrix", "16", "--generator-steps", "3", "--width", "8"),
@@ -107,15 +108,21 @@ def test_a_run_killed_in_any_cell_goes_on_to_the_same_record(name, tmp_path, cap
     running.start()
     running.join()
     assert running.exitcode == -signal.SIGKILL
-    rows = json.loads((tmp_path / "runs" / name / "rows.json").read_text())["rows"]
-    assert len(rows) == 2 and records.load(name, tmp_path / "records") is None
+    files = sorted((tmp_path / "runs" / name / "rows").glob("*.json"))
+    assert ["row" in json.loads(file.read_text(encoding="utf-8")) for file in files].count(
+        True
+    ) == 2
+    assert records.load(name, tmp_path / "records") is None
     assert command.main(arguments(name, tmp_path)) == 1
     assert "add --resume to go on with it" in capsys.readouterr().err
     assert command.main(arguments(name, tmp_path, "--resume")) == 0
     whole, found = (records.load(name, f / "records") for f in (tmp_path / "whole", tmp_path))
     assert results(found) == results(whole)
     cells = sum(len(rows) for rows in whole["results"].values())
-    assert len((tmp_path / "runs" / name / "log.txt").read_text().splitlines()) == cells
+    assert (
+        len((tmp_path / "runs" / name / "log.txt").read_text(encoding="utf-8").splitlines())
+        == cells
+    )
 
 
 def killed_in_its_third_cell(name, folder):
@@ -168,6 +175,110 @@ def test_the_seconds_of_a_cell_are_those_of_its_pieces(tmp_path, monkeypatch):
     assert [row["seconds"] for row in rows] == [67.0, 0.0]
 
 
+def test_two_commands_at_once_share_the_cells_of_a_run_and_lose_none(tmp_path):
+    """Each cell is measured once, by either of them; the one that ends last writes the record."""
+    context = multiprocessing.get_context("forkserver")
+    together = context.Barrier(2)
+    both = [context.Process(target=one_of_two, args=(tmp_path, together)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0]
+    results = records.load("wgan-points", tmp_path / "records")["results"]
+    rows = [row for of_variant in results.values() for row in of_variant]
+    assert {variant: len(rows) for variant, rows in results.items()} == dict.fromkeys(results, 2)
+    assert {row["process"] for row in rows} == {process.pid for process in both}
+    log = (tmp_path / "runs" / "wgan-points" / "log.txt").read_text(encoding="utf-8")
+    assert sorted(log.splitlines()) == sorted(set(log.splitlines()))
+    assert len(log.splitlines()) == len(rows) == 10
+
+
+def one_of_two(folder, together):
+    """Runs in a process of its own; a cell takes as long as both need to be at one."""
+    module = import_module("experiments.wgan_points")
+
+    def measure(*args):
+        time.sleep(0.2)
+        return {"process": os.getpid()}
+
+    module.measure = measure
+    together.wait(300)
+    sys.exit(command.main(arguments("wgan-points", folder, "--resume")))
+
+
+def test_a_fault_in_a_cell_leaves_its_traceback_in_the_log_and_one_line_on_the_terminal(
+    tmp_path, monkeypatch, capsys
+):
+    module = import_module("experiments.wgan_points")
+    measure = module.measure
+
+    def faulty(config, variant, seed, *rest):
+        if (variant, seed) == ("spectral", 0):
+            return [0, 1, 2].index(3)
+        return measure(config, variant, seed, *rest)
+
+    monkeypatch.setattr(module, "measure", faulty)
+    assert command.main(arguments("wgan-points", tmp_path)) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("wgan-point")]
+    log = tmp_path / "runs" / "wgan-points" / "log.txt"
+    assert lines[-1] == (
+        f"wgan-points: spectral, seed 0: ValueError: 3 is not in list (the traceback is in {log})"
+    )
+    assert "Traceback (most recent call last)" in log.read_text(encoding="utf-8")
+    assert "in faulty" in log.read_text(encoding="utf-8") and "Traceback" not in "".join(lines)
+    monkeypatch.setattr(module, "measure", measure)
+    assert command.main(arguments("wgan-points", tmp_path, "--resume")) == 0
+
+
+def test_a_run_that_diverges_says_so_and_what_to_try(tmp_path, capsys):
+    assert command.main(arguments("training-cifar10", tmp_path, "--lr", "1e30")) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("training-cifar10: standard, seed 0: ") and "the traceback is in" in line
+    assert "try a smaller lr than" in line
+
+
+@pytest.mark.parametrize(
+    "damaged, remedy",
+    [("settings.json", "delete the folder"), ("rows/clip-0.json", "delete it, and add --resume")],
+)
+@pytest.mark.parametrize("text", ['{"row": {"w1"', "[1]", ""])
+def test_a_damaged_file_of_a_run_is_named_with_what_to_do(damaged, remedy, text, tmp_path, capsys):
+    assert command.main(arguments("wgan-points", tmp_path)) == 0
+    path = tmp_path / "runs" / "wgan-points" / damaged
+    path.write_text(text, encoding="utf-8")
+    assert command.main(arguments("wgan-points", tmp_path, "--resume")) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"wgan-points: {path} is damaged") and remedy in line
+    if damaged != "settings.json":
+        path.unlink()
+        assert command.main(arguments("wgan-points", tmp_path, "--resume")) == 0
+
+
+def test_a_run_of_an_older_version_is_not_taken_for_none(tmp_path, capsys):
+    folder = tmp_path / "runs" / "wgan-points"
+    folder.mkdir(parents=True)
+    (folder / "rows.json").write_text("{}", encoding="utf-8")
+    assert command.main(arguments("wgan-points", tmp_path, "--resume")) == 1
+    assert "of an older version: delete it" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_numbers_are_checked_by_their_types_however_these_are_written():
+    """As strings in a module with ``from __future__ import annotations``, as types in another."""
+    numbers = [("whole", int, 1), ("real", float, 0.5), ("maybe", int | None, None)]
+    made = make_dataclass("Made", numbers, bases=(Settings,), frozen=True, kw_only=True)
+    made(whole=1, real=0.0).check()
+    made(whole=0).check("whole")
+    for slip, said in (
+        ({"whole": 0}, "whole must be >= 1, got 0"),
+        ({"real": -0.5}, "real must be finite and >= 0, got -0.5"),
+        ({"real": float("inf")}, "real must be finite"),
+        ({"seeds": 0}, "seeds must be >= 1, got 0"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            made(**slip).check()
+
+
 def test_sigterm_ends_a_run_like_an_interrupt(tmp_path):
     """As torchrun sends it when another process has ended."""
     start = [sys.executable, "-m", "experiments", *arguments("wgan-points", tmp_path)]
@@ -206,7 +317,7 @@ def test_a_disk_that_fills_up_ends_a_run_with_one_line_and_nothing_half_written(
     monkeypatch.setattr(os, "fsync", full)
     stops = 0
     while command.main(arguments("wgan-points", tmp_path, "--resume")):
-        assert "wgan-points: [Errno 28] No space left" in capsys.readouterr().err.splitlines()[-1]
+        assert "[Errno 28] No space left" in capsys.readouterr().err.splitlines()[-1]
         assert not list(tmp_path.rglob("*.partial"))
         stops += 1
         left[:] = [None] * stops
@@ -233,7 +344,9 @@ def test_more_seeds_are_added_to_a_run_and_other_settings_are_refused(tmp_path, 
     [
         (["--seeds", "0"], "--seeds must be >= 1, got 0"),
         (["--device", "nowhere"], "--device must be cpu or cuda, got nowhere"),
-        (["--device", "cuda:99"], "--device cuda:99 is not at hand"),
+        (["--device", "cpux"], "--device must be cpu or cuda, got cpux; at hand: cpu"),
+        (["--device", "mps"], "--device must be cpu or cuda, got mps; at hand: cpu"),
+        (["--device", "cuda:99"], "--device must be cpu or cuda, got cuda:99; at hand: cpu"),
         (["--penalty", "-1"], "penalty must be finite and >= 0, got -1"),
         (["--batch-size", "0"], "batch_size must be >= 1, got 0"),
     ],
@@ -278,7 +391,7 @@ def test_unknown_names_and_options_end_with_the_usage(capsys):
 def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_runs(tmp_path, monkeypatch):
     module = import_module("experiments.wgan_points")
     monkeypatch.setattr(module, "measure", None)
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     config = module.Config(seeds=1, runs=tmp_path / "runs", out=tmp_path / "file" / "records")
     with pytest.raises(RunError, match=r"cannot write to .*records .*give another folder"):
         run("wgan-points", module, config)

@@ -16,6 +16,7 @@ BUILDERS = {
     "mlp": models.mlp,
     "cnn": models.cnn,
     "resnet18": models.resnet18,
+    "resnet8": models.resnet8,
 }
 
 examples = settings(max_examples=40, deadline=None, derandomize=True, database=None)
@@ -37,8 +38,15 @@ def layers(model, kind):
         (models.cnn(), 16 * 16 + 16 + 32 * 256 + 32 + 1568 * 100 + 100 + 1010),
         (models.resnet18(), 11_173_962),  # the published count of CIFAR-10's ResNet-18
         (models.resnet18(norm="group"), 11_173_962),
+        # Stem, 16-16, 16-32 and its shortcut, 32-64 and its; scale and shift of each; 10 classes.
+        (
+            models.resnet8(),
+            (9 * (3 * 16 + 2 * 16**2 + 16 * 32 + 32**2 + 32 * 64 + 64**2) + 16 * 32 + 32 * 64)
+            + 2 * (3 * 16 + 3 * 32 + 3 * 64)
+            + 650,
+        ),
     ],
-    ids=["linear", "mlp", "cnn", "resnet18", "resnet18-group"],
+    ids=["linear", "mlp", "cnn", "resnet18", "resnet18-group", "resnet8"],
 )
 def test_parameter_counts_are_the_known_ones_and_those_of_the_docstrings(model, parameters):
     assert count(model) == parameters
@@ -91,7 +99,7 @@ def test_linear_without_bias_and_normalization_is_the_inner_product_of_slide_8()
 def test_models_normalize_inside(name):
     """A model with mean m and std s at a is the same model without them at (a − m) / s."""
     build = BUILDERS[name]
-    shape = (3, 32, 32) if name == "resnet18" else (1, 28, 28)
+    shape = (3, 32, 32) if name.startswith("resnet") else (1, 28, 28)
     a = torch.rand(4, *shape, generator=torch.Generator().manual_seed(0))
     plain, normalizing = build(mean=0.0, std=1.0).eval(), build(mean=0.25, std=0.5).eval()
     assert torch.allclose(normalizing(a), plain((a - 0.25) / 0.5), atol=1e-5)
@@ -143,7 +151,7 @@ def test_resnet_convolutions_start_with_he_initialization():
         assert weight.abs().max() > 2.5 * std  # a uniform law of this variance ends at 1.73 std
 
 
-def reference_resnet18(state, a, activation, norm):
+def reference_resnet(state, a, activation, norm, width, stages, blocks):
     """The forward pass of He et al. (2016), written from the paper with torch's functions."""
     tensors = iter(state)
 
@@ -152,25 +160,28 @@ def reference_resnet18(state, a, activation, norm):
         a = F.conv2d(a, weight, stride=stride, padding=weight.shape[-1] // 2)
         scale, shift = next(tensors), next(tensors)
         if norm == "group":
-            return F.group_norm(a, 32, scale, shift)
+            return F.group_norm(a, min(32, a.shape[1]), scale, shift)
         mean, variance, _ = next(tensors), next(tensors), next(tensors)
         return F.batch_norm(a, mean, variance, scale, shift)
 
     mean, std = next(tensors), next(tensors)
     a = activation(convolve((a - mean) / std, 1))
-    for stage in range(4):
-        for block in range(2):
+    for stage in range(stages):
+        for block in range(blocks):
             stride = 2 if stage and not block else 1
             residual = convolve(activation(convolve(a, stride)), 1)
             a = activation(residual + (convolve(a, stride) if stride == 2 else a))
-        assert a.shape[1:] == (64 << stage, 32 >> stage, 32 >> stage)
+        assert a.shape[1:] == (width << stage, 32 >> stage, 32 >> stage)
     return F.linear(a.mean((2, 3)), next(tensors), next(tensors))
 
 
 @pytest.mark.parametrize("norm", ["batch", "group"])
 @pytest.mark.parametrize(("activation", "function"), [("relu", F.relu), ("celu", F.celu)])
-def test_resnet18_is_the_network_of_the_paper(activation, function, norm):
-    model = models.resnet18(7, activation=activation, norm=norm).double()
+@pytest.mark.parametrize(
+    ("build", "form"), [(models.resnet18, (64, 4, 2)), (models.resnet8, (16, 3, 1))]
+)
+def test_resnets_are_the_networks_of_the_paper(build, form, activation, function, norm):
+    model = build(7, activation=activation, norm=norm).double()
     generator = torch.Generator().manual_seed(0)
     for layer in layers(model, (torch.nn.BatchNorm2d, torch.nn.GroupNorm)):
         for tensor in layer.state_dict().values():  # so that no scale is 1 and no shift is 0
@@ -178,7 +189,7 @@ def test_resnet18_is_the_network_of_the_paper(activation, function, norm):
                 tensor.uniform_(0.5, 1.5, generator=generator)
     a = torch.rand(2, 3, 32, 32, generator=generator, dtype=torch.float64)
     with torch.no_grad():
-        expected = reference_resnet18(model.state_dict().values(), a, function, norm)
+        expected = reference_resnet(model.state_dict().values(), a, function, norm, *form)
         assert torch.allclose(model.eval()(a), expected, rtol=1e-10, atol=1e-10)
     assert expected.abs().max() > 1e-3
 

@@ -7,6 +7,7 @@ import subprocess
 from importlib import import_module
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from experiments import __main__ as command
 from lib.runs import records
@@ -51,9 +52,63 @@ def test_nothing_is_left_where_a_record_cannot_be_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("path", sorted(records.FOLDER.glob("*.json")), ids=lambda path: path.stem)
+PATHS = sorted(set(records.FOLDER.glob("*.json")) - {records.FOLDER / "schema.json"})
+SCHEMA = Draft202012Validator(
+    json.loads((records.FOLDER / "schema.json").read_text(encoding="utf-8"))
+)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_every_record_is_as_the_schema_says(path):
+    SCHEMA.validate(json.loads(path.read_text(encoding="utf-8")))
+
+
+def test_what_is_saved_is_as_the_schema_says_and_slips_are_not(tmp_path):
+    rows = {"a": [{"seed": 0, "w1": 0.5, "seconds": 1.5}, {"seed": 1, "w1": 0.25, "seconds": 1}]}
+    settings = {"seeds": 2, "device": "cpu"}
+    records.save("some-run", settings, rows, {"a.gz": "0f" * 32}, records.origin(), tmp_path)
+    record = records.load("some-run", tmp_path)
+    SCHEMA.validate(record)
+    assert record["format"] == records.FORMAT
+    slips = [
+        {"format": 2},
+        {"name": "Some Run"},
+        {"settings": {"seeds": 0, "device": "cpu"}},
+        {"settings": {"seeds": 1}},
+        {"results": {}},
+        {"results": {"a": []}},
+        {"results": {"a": [{"w1": 0.5, "seconds": 1.5}]}},
+        {"results": {"a": [{"seed": 0, "w1": None, "seconds": 1.5}]}},
+        {"summary": {"a": {"w1": {"mean": 0.5}}}},
+        {"summary": {"a": {"w1": {"mean": 0.5, "deviation": -1}}}},
+        {"data": {"a.gz": "0f"}},
+        {"machine": {"processor": "x"}},
+        {"processes": 0},
+        {"commit": ""},
+        {"note": "hand-made"},
+    ]
+    assert all(not SCHEMA.is_valid(record | slip) for slip in slips)
+    assert all(not SCHEMA.is_valid({k: v for k, v in record.items() if k != key}) for key in record)
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ('{"name": "old", "results": {}}', r"old\.json must have format 1, got None: measure it"),
+        ('{"name": "old", "format": 9}', r"must have format 1, got 9.*python -m experiments old"),
+        ("[]", "must have format 1, got None"),
+        ('{"name": "ol', r"old\.json is damaged \(Unterminated string.*measure it again"),
+    ],
+)
+def test_a_damaged_or_older_record_is_named_with_what_to_do(text, said, tmp_path):
+    (tmp_path / "old.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=said):
+        records.load("old", tmp_path)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_every_record_is_whole_and_its_summary_follows_from_its_results(path, tmp_path):
-    record = json.loads(path.read_text())
+    record = json.loads(path.read_text(encoding="utf-8"))
     module = import_module(f"experiments.{command.MODULES[path.stem]}")
     assert record["data"] == module.Config().checksums()
     assert record["name"] == path.stem and path.stem in command.MODULES
@@ -71,14 +126,14 @@ def test_a_commit_is_dirty_if_other_files_than_records_differ(tmp_path, monkeypa
     monkeypatch.setattr(records, "FOLDER", folder)
     assert records._commit() == "unknown"
     for file in (folder / "a.json", tmp_path / "code.py"):
-        file.write_text("1")
+        file.write_text("1", encoding="utf-8")
     git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@example.org"]
     for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"]):
         subprocess.run([*git, *arguments], check=True)
     clean = records._commit()
     assert re.fullmatch("[0-9a-f]{12}", clean)
-    (folder / "a.json").write_text("2")
-    (tmp_path / "new.txt").write_text("not tracked")
+    (folder / "a.json").write_text("2", encoding="utf-8")
+    (tmp_path / "new.txt").write_text("not tracked", encoding="utf-8")
     assert records._commit() == clean
-    (tmp_path / "code.py").write_text("2")
+    (tmp_path / "code.py").write_text("2", encoding="utf-8")
     assert records._commit() == f"{clean}-dirty"

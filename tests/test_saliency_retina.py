@@ -6,6 +6,7 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from experiments import saliency_retina as module
+from lib import data
 
 
 def affine(seed, classes=3, p=12):
@@ -63,6 +64,33 @@ def test_the_rank_correlation_is_spearmans():
     v = v + u
     assert module.rank_correlation(u, v) == pytest.approx(spearmanr(u, v).statistic)
     assert module.rank_correlation(u[:1], v[:1]) == 0
+
+
+def test_the_rank_correlation_gives_ties_their_mean_rank_and_a_constant_none():
+    """By hand: the ranks 1.5, 1.5, 3.5, 3.5 against 1, 2, 3, 4 have the correlation 2 / √5."""
+    u, v = torch.tensor([0.2, 0.2, 0.9, 0.9]), torch.tensor([1.0, 2.0, 3.0, 4.0])
+    assert module.rank_correlation(u, v) == pytest.approx(2 / 5**0.5)
+    assert module.rank_correlation(torch.ones(4), v) == 0
+    assert module.rank_correlation(v, torch.ones(4)) == 0
+
+
+def test_the_question_is_grade_0_against_all_others_beside_the_majority(monkeypatch, tmp_path):
+    b = {"train": [0, 0, 0, 1, 2, 3, 4], "test": [0, 0, 0, 1, 2, 3, 4, 4]}
+
+    def retina(split):
+        a = torch.rand(len(b[split]), 3, 28, 28, generator=torch.Generator().manual_seed(0))
+        return data.Images(a, torch.tensor(b[split]), data.GRADES)
+
+    monkeypatch.setattr(data, "retina", retina)
+    two = module.diseased(retina("train"))
+    assert two.b.tolist() == [0, 0, 0, 1, 1, 1, 1] and len(two.classes) == 2
+    settings = {"clean_epochs": 1, "epochs": 1, "test_steps": 1, "distances": 2, "pictures": 0}
+    config, cpu = module.Config(seeds=1, **settings), torch.device("cpu")
+    grades = module.measure(config, "grades-standard", 0, cpu, tmp_path / "grades-standard-0.pt")
+    assert grades["majority"] == 3 / 8 and grades["published"] == 0.524  # grade 0 is the commonest
+    disease = module.measure(config, "retina-untrained", 0, cpu, tmp_path / "retina-untrained-0.pt")
+    assert disease["majority"] == 5 / 8 and "published" not in disease  # disease is
+    assert 0 <= disease["robust_accuracy"] <= disease["accuracy"] <= 1
 
 
 @pytest.mark.parametrize("name", ["clean_epochs", "epochs", "test_eyes", "distances", "pictures"])

@@ -2,14 +2,18 @@
 
     save(name, settings, results)    what ``python -m experiments`` writes at its end
     load(name)                       the record, or None where it has not been measured
+    picture(pixels), pixels(text)    gray pictures as text, and back
 
 A record is ``experiments/records/NAME.json``: settings, the results of every seed, their mean and
 deviation, the checksums of the data, and the machine, versions, processes
-and commit that they come from.
+and commit that they come from. ``schema.json`` beside it says what holds of every record of this
+format, which has a number: where what it says changes, so does FORMAT.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import platform
@@ -20,9 +24,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from lib.runs import processes
 from lib.runs.files import write_whole
 
+FORMAT = 1
 FOLDER = Path(__file__).parents[2] / "experiments" / "records"
 PACKAGES = ("torch", "numpy", "scipy", "POT")
 
@@ -30,9 +39,22 @@ Results = Mapping[str, Sequence[Mapping[str, Any]]]  # for each variant, one row
 
 
 def load(name: str, folder: str | Path = FOLDER) -> dict[str, Any] | None:
-    """The record of this name, or None if there is none: it is shown as missing."""
+    """The record of this name, or None if there is none: it is shown as missing.
+
+    Raises ValueError for a file that is damaged, or of another format than this version's.
+    """
     path = Path(folder) / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    again = f"measure it again (python -m experiments {name}), or take the file of this version"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): {again}") from error
+    found = record.get("format") if isinstance(record, dict) else None
+    if found != FORMAT:
+        raise ValueError(f"{path} must have format {FORMAT}, got {found}: {again}")
+    return record
 
 
 def save(
@@ -53,6 +75,7 @@ def save(
         raise ValueError("a record needs at least one variant, and a row for each of them")
     record = {
         "name": name,
+        "format": FORMAT,
         "settings": dict(settings),
         "results": {variant: [dict(row) for row in rows] for variant, rows in results.items()},
         "summary": {variant: _summary(rows) for variant, rows in results.items()},
@@ -64,6 +87,35 @@ def save(
     return path
 
 
+def picture(pixels: Tensor) -> str:
+    """A gray picture, bytes [h, w], as text that a row can hold: a PNG in base 64.
+
+    >>> import torch
+    >>> from lib.runs import records
+    >>> gray = torch.arange(6, dtype=torch.uint8).view(2, 3)
+    >>> torch.equal(records.pixels(records.picture(gray)), gray)
+    True
+    """
+    from PIL import Image
+
+    if pixels.dtype != torch.uint8 or pixels.dim() != 2:
+        raise ValueError(f"pixels must be uint8 [h, w], got {pixels.dtype} {list(pixels.shape)}")
+    file = io.BytesIO()
+    Image.fromarray(pixels.cpu().numpy()).save(file, "PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def pixels(text: str) -> Tensor:
+    """The bytes [h, w] of a ``picture``. Raises ValueError for a text that is none."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        image = Image.open(io.BytesIO(base64.b64decode(text, validate=True))).convert("L")
+    except (ValueError, UnidentifiedImageError) as error:
+        raise ValueError(f"text must be a PNG in base 64, got {text[:20]!r}...") from error
+    return torch.from_numpy(np.array(image))
+
+
 def origin() -> dict[str, Any]:
     """Where results come from: the machine, the number of processes, and the commit."""
     return {"machine": machine(), "processes": processes.world_size(), "commit": _commit()}
@@ -71,8 +123,6 @@ def origin() -> dict[str, Any]:
 
 def machine() -> dict[str, Any]:
     """The processor, the accelerator if there is one, and the versions that results depend on."""
-    import torch
-
     described = {"processor": _processor(), "cores": os.cpu_count(), "system": platform.system()}
     if torch.cuda.is_available():
         described["accelerator"] = torch.cuda.get_device_name()
@@ -102,7 +152,7 @@ def _version(package: str) -> str:
 
 def _processor() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

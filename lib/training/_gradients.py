@@ -72,11 +72,12 @@ def danskin_gradient(
     k: int,
     loss: Loss = cross_entropy,
     weight_decay: float = 0.0,
+    watch: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
     """The shortest vector in the hull of the gradients at k attacks (slide 22, prop-ddi).
 
     attack: as in adversarial_gradient, from another start each time. weight_decay: c adds c·x to
-    each gradient. Returns the greatest of the k mean losses.
+    each gradient. watch: is shown the gradients [k, p]. Returns the greatest of the k mean losses.
 
     >>> model, a, b = nn.Linear(2, 3), torch.rand(4, 2), torch.arange(4) % 3
     >>> loss = danskin_gradient(model, a, b, lambda model, a, b: a + torch.rand(4, 2) / 9, k=2)
@@ -84,6 +85,8 @@ def danskin_gradient(
     with searched(model):
         attacked = [attack(model, a, b) for _ in range(k)]  # approximate maximizers
     g, losses = mean_gradients(model, attacked, b, loss, weight_decay)  # g_i = ∇ₓ Φ(x, η_i): [k, p]
+    if watch is not None:
+        watch(g)
     set_gradient(model, shortest(g))  # min ‖Σ w_i g_i‖, w on the simplex
     return losses.max()
 

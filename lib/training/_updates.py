@@ -125,6 +125,7 @@ def danskin(
     weight_decay: float = 0.0,
     loss: Loss = cross_entropy,
     generator: torch.Generator | None = None,
+    watch: Callable[[Tensor], None] | None = None,
 ) -> Update:
     """DDi: the shortest vector in the hull of the gradients at k attacks (slide 22).
 
@@ -141,6 +142,7 @@ def danskin(
     formed, which an optimizer's own weight decay would do afterwards.
     generator: draws the k starts, on the CPU; None makes one with seed 0. Returns the greatest of
     the k mean losses, without the weight decay.
+    watch: is shown the k gradients [k, p] of each step, with the weight decay, to look at.
 
     The attacks see the model in evaluation mode. The gradients are taken in its own mode, in fit
     training mode: batch norm then uses the statistics of each attacked minibatch for its own g_i,
@@ -168,7 +170,8 @@ def danskin(
     }
     generator = generator or torch.Generator().manual_seed(0)
     attack = partial(pga_from_random_start, **search, loss=loss, generator=generator)
-    gradient = partial(danskin_gradient, attack=attack, k=k, loss=loss, weight_decay=weight_decay)
+    more: dict[str, Any] = {"loss": loss, "weight_decay": weight_decay, "watch": watch}
+    gradient = partial(danskin_gradient, attack=attack, k=k, **more)
     settings = {"name": "danskin", **search, "k": k, "weight_decay": weight_decay, "loss": loss}
     return Update(gradient, settings, (generator,))
 
