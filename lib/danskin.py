@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -172,7 +173,7 @@ def _solve(gradients: Tensor) -> tuple[Array, Array, float]:
     entries that matters under- or overflows. All is float64.
     """
     scale = _scale(_check(gradients))
-    products = sum((block @ block.T).cpu().numpy() for block in _blocks(gradients, scale))
+    products: Any = sum((block @ block.T).cpu().numpy() for block in _blocks(gradients, scale))
     norms = np.sqrt(products.diagonal())
     if norms.min() == 0:  # a stationary point
         return np.eye(len(norms))[norms.argmin()], norms, scale
@@ -204,13 +205,13 @@ def _residual(gradients: Tensor, weights: Array, least: float, scale: float) -> 
         return 0.0
     w = torch.from_numpy(weights).to(gradients.device)
     blocks = _blocks(gradients, scale)
-    products = sum((block @ (w @ block)).cpu().numpy() for block in blocks)
+    products: Any = sum((block @ (w @ block)).cpu().numpy() for block in blocks)
     return max(float(weights @ products - products.min()) / float(least) ** 2, 0.0)
 
 
 def _triangle(gradients: Tensor, scale: float) -> Array:
     """R of the QR factorization of the p x k matrix, times scale."""
-    R = np.zeros((0, len(gradients)))
+    R: Any = np.zeros((0, len(gradients)))
     for block in _blocks(gradients, scale):
         R = np.linalg.qr(np.vstack([R, block.cpu().numpy().T]), mode="r")
     return R

@@ -8,7 +8,7 @@ gradient of ``⟨∇R_n(x), v⟩``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -73,8 +73,8 @@ def largest_eigenvalue(
     _check(data, iterations, batch_size, tolerance)
     x = _trained_parameters(model)
     generator = generator or torch.Generator("cpu").manual_seed(0)
-    size, at = sum(p.numel() for p in x), {"dtype": torch.float64, "device": generator.device}
-    start = torch.randn(size, generator=generator, **at)
+    size, device = sum(p.numel() for p in x), generator.device
+    start = torch.randn(size, generator=generator, dtype=torch.float64, device=device)
     with _evaluated(model):
         times = hessian_product(model, data, loss=loss, batch_size=batch_size)
 
@@ -102,7 +102,7 @@ def _check(data: Images, iterations: int, batch_size: int, tolerance: float) -> 
         raise ValueError("the mean loss needs at least one image, got 0")
 
 
-def _trained_parameters(model: nn.Module) -> list[Tensor]:
+def _trained_parameters(model: nn.Module) -> Sequence[Tensor]:
     """Those that require a gradient, in the model's order, or ValueError if there is none."""
     x = [p for p in model.parameters() if p.requires_grad]
     if not x:

@@ -189,13 +189,15 @@ def privacy_offences(root: Path) -> list[str]:
 
 
 def defined(tree: ast.Module) -> set[str]:
-    """Every private name that a module gives to something, and to attributes of its objects."""
+    """The private names of methods and attributes, of classes and of their objects."""
     names = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            names.add(node.name)
-        elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
-            names.add(node.id if isinstance(node, ast.Name) else node.attr)
+        if isinstance(node, ast.ClassDef):
+            for member in node.body:
+                parts = [*getattr(member, "targets", []), getattr(member, "target", member)]
+                names |= {getattr(part, "id", getattr(part, "name", "")) for part in parts}
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            names.add(node.attr)
     return {name for name in names if private(name)}
 
 
@@ -346,10 +348,11 @@ OFFENCES = [
     (
         privacy_offences,
         "lib/pages.py",
-        "def f(self, b):\n    b._worst.y = 1",
-        "line 2: pages uses _worst",
+        "def f(self, b):\n    b._lmo.y = 1",
+        "line 2: pages uses _lmo",
     ),
     (privacy_offences, "lib/pages.py", "def f(t): return t._replace(x=1)", None),
+    (privacy_offences, "lib/pages.py", "def f(t): return t._worst", None),  # no attribute of ours
     (privacy_offences, "lib/pages.py", "def f(t): return t.__class__", None),
     (
         privacy_offences,

@@ -53,12 +53,14 @@ def test_nothing_is_left_where_a_record_cannot_be_written(tmp_path):
 
 
 PATHS = sorted(set(records.FOLDER.glob("*.json")) - {records.FOLDER / "schema.json"})
-SCHEMA = Draft202012Validator(json.loads((records.FOLDER / "schema.json").read_text()))
+SCHEMA = Draft202012Validator(
+    json.loads((records.FOLDER / "schema.json").read_text(encoding="utf-8"))
+)
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_every_record_is_as_the_schema_says(path):
-    SCHEMA.validate(json.loads(path.read_text()))
+    SCHEMA.validate(json.loads(path.read_text(encoding="utf-8")))
 
 
 def test_what_is_saved_is_as_the_schema_says_and_slips_are_not(tmp_path):
@@ -99,7 +101,7 @@ def test_what_is_saved_is_as_the_schema_says_and_slips_are_not(tmp_path):
     ],
 )
 def test_a_damaged_or_older_record_is_named_with_what_to_do(text, said, tmp_path):
-    (tmp_path / "old.json").write_text(text)
+    (tmp_path / "old.json").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=said):
         records.load("old", tmp_path)
 

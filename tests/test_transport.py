@@ -314,15 +314,16 @@ VERSIONS = {
 )
 def test_a_control_group_s_limit_counts(version, groups, left, tmp_path, monkeypatch):
     own, tree, names = VERSIONS[version]
-    (tmp_path / "own").write_text(own)
+    (tmp_path / "own").write_text(own, encoding="utf-8")
     for path, (limit, used, cached) in groups.items():
         group = tmp_path / tree / path
         group.mkdir(parents=True, exist_ok=True)
         if limit == "max" and version == 1:
             limit = 2**63 - 4096
         for name, value in ((names[0], limit), (names[1], used)):
-            (group / name).write_text(f"{value}\n")
-        (group / "memory.stat").write_text(f"cache 5\n{names[2]} {cached}\n")
+            (group / name).write_text(f"{value}\n", encoding="utf-8")
+        stat = f"cache 5\n{names[2]} {cached}\n"
+        (group / "memory.stat").write_text(stat, encoding="utf-8")
     monkeypatch.setattr(_memory, "GROUPS", tmp_path)
     monkeypatch.setattr(_memory, "OWN_GROUP", tmp_path / "own")
     machine = psutil.virtual_memory()._replace(available=10**6)

@@ -21,8 +21,7 @@ import torch
 from torch import Tensor
 
 from lib.attacks._losses import Loss, cross_entropy
-from lib.balls import L1, Ball, Bound, LInf, check_box
-from lib.balls._box import box
+from lib.balls import L1, Ball, Bound, LInf, check_box, clip
 
 Function = Callable[[Tensor], Tensor]
 StepSize = float | Sequence[float] | Tensor
@@ -195,7 +194,6 @@ def projection(ball: Ball, like: Tensor, low: Bound, high: Bound) -> Function:
     if not isinstance(ball, LInf):
         return lambda v: ball.project(v, low, high, check=False)
     # The ℓ∞ ball is a box, and so is what it shares with a box: one clamp projects on both.
-    eps, (low, high) = ball.radius(like), box(like, low, high)
-    least = -eps if low is None else torch.maximum(low, -eps)
-    most = eps if high is None else torch.minimum(high, eps)
+    eps = ball.radius(like)
+    least, most = clip(-eps, low, None), clip(eps, None, high)
     return lambda v: v.clamp_(least, most)

@@ -181,8 +181,8 @@ class Ball(ABC):
         """
         check_batch(v)
         if isinstance(self.eps, float | int):
-            eps = min(self.eps, torch.finfo(v.dtype).max) if self.eps > 1 else self.eps
-            return torch.full([1] * v.dim(), eps, dtype=v.dtype, device=v.device)
+            number = min(self.eps, torch.finfo(v.dtype).max) if self.eps > 1 else self.eps
+            return torch.full([1] * v.dim(), number, dtype=v.dtype, device=v.device)
         eps = self.eps.to(v).clamp(max=torch.finfo(v.dtype).max)
         if eps.dim() and len(eps) != len(v):
             raise ValueError(

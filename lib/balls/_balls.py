@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -152,7 +153,7 @@ def _clip_(v: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
     return v if low is None and high is None else v.clamp_(low, high)
 
 
-def _like(generator: torch.Generator | None) -> dict[str, torch.dtype | torch.device]:
+def _like(generator: torch.Generator | None) -> dict[str, Any]:
     """What is drawn is float32, on the generator's device, whatever torch's defaults are."""
     device = generator.device if generator else torch.device("cpu")
     return {"dtype": torch.float32, "device": device}

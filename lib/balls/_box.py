@@ -15,8 +15,9 @@ Bound = float | Tensor | None
 
 def box(v: Tensor, low: Bound, high: Bound) -> tuple[Tensor | None, Tensor | None]:
     """The bounds as tensors of v's type and device; None is no bound."""
-    as_v = {"dtype": v.dtype, "device": v.device}
-    low, high = (c if c is None else torch.as_tensor(c, **as_v) for c in (low, high))
+    low, high = (
+        c if c is None else torch.as_tensor(c, dtype=v.dtype, device=v.device) for c in (low, high)
+    )
     return low, high
 
 

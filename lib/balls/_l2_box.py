@@ -116,7 +116,12 @@ def project_exactly(v: Tensor, radius: Tensor, low: Bound, high: Bound) -> Tenso
 
 
 def _solve_the_rest(
-    u: Tensor, solved: Tensor, v: Tensor, radius: Tensor, low: Bound, high: Bound
+    u: Tensor,
+    solved: Tensor,
+    v: Tensor,
+    radius: Tensor,
+    low: Tensor | None,
+    high: Tensor | None,
 ) -> Tensor:
     """u, with the exact projections of the samples that are not solved."""
     if not solved.all():

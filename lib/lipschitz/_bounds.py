@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +21,10 @@ from lib.lipschitz._operator_norm import spectral_norm
 from lib.models import MaskedReLU, Normalize
 
 Critic = Callable[[Tensor], Tensor]
+Pair = tuple[int, int]
 
 # The greatest slope of each activation that the bound knows.
-SLOPES: dict[type[nn.Module], Callable[[nn.Module], float]] = {
+SLOPES: dict[type[nn.Module], Callable[[Any], float]] = {
     nn.ReLU: lambda layer: 1.0,
     MaskedReLU: lambda layer: 1.0,
     nn.LeakyReLU: lambda layer: max(1.0, abs(layer.negative_slope)),
@@ -74,7 +76,9 @@ def _layer_bound(layer: nn.Module, shape: Sequence[int] | None) -> float:
         padding = layer.padding
         if isinstance(padding, str) or layer.padding_mode != "zeros":
             raise ValueError(f"only zero padding by numbers is known, got {layer}")
-        return spectral_norm(layer.weight, tuple(shape[1:]), stride=layer.stride, padding=padding)
+        _, height, width = shape
+        stride, padding = cast(Pair, layer.stride), cast(Pair, padding)
+        return spectral_norm(layer.weight, (height, width), stride=stride, padding=padding)
     if type(layer) in SLOPES:
         return SLOPES[type(layer)](layer)
     raise ValueError(f"no bound is known for {layer}: use the layers that SLOPES names")

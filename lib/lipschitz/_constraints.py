@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_input
 from torch.nn.utils import parametrize
 
 from lib.balls import L2, Ball
@@ -126,12 +128,14 @@ def normalize_spectrally_(model: nn.Module, input_shape: Sequence[int] | None = 
 class _Normalized(nn.Module):
     """``W / σ``, σ = ⟨u, W v⟩ by power iteration on ``v -> W v`` and its adjoint."""
 
+    v: Tensor
+
     def __init__(self, layer: nn.Linear | nn.Conv2d, shape: Sequence[int] | None) -> None:
         super().__init__()
         self.convolution = isinstance(layer, nn.Conv2d)
-        if self.convolution:
-            self.shape = (1, *shape)
-            self.settings = layer.stride, layer.padding
+        if isinstance(layer, nn.Conv2d):
+            self.shape: tuple[int, ...] = (1, *(shape or ()))
+            self.settings: tuple[Any, Any] = layer.stride, layer.padding
         else:
             self.shape = (1, layer.in_features)
         generator = torch.Generator("cpu").manual_seed(0)
@@ -144,13 +148,15 @@ class _Normalized(nn.Module):
     def _map(self, weight: Tensor, v: Tensor) -> Tensor:
         return F.conv2d(v, weight, None, *self.settings) if self.convolution else v @ weight.T
 
+    def _back(self, weight: Tensor, u: Tensor) -> Tensor:
+        if self.convolution:
+            return conv2d_input(self.shape, weight, u, *self.settings)
+        return u @ weight
+
     @torch.no_grad()
     def _iterate(self, weight: Tensor) -> None:
         u = self._map(weight, self.v)
-        if self.convolution:
-            v = torch.nn.grad.conv2d_input(self.shape, weight, u, *self.settings)
-        else:
-            v = u @ weight
+        v = self._back(weight, u)
         self.v = torch.where(v.norm() > 0, v / v.norm(), self.v)
 
     def forward(self, weight: Tensor) -> Tensor:

@@ -111,7 +111,7 @@ def split_region(
     A part thinner than 1e-9 is empty. A normal shorter than 1e-12 of size is 0 but for rounding:
     then the sign is the same on the whole region.
     """
-    length = np.linalg.norm(normal)
+    length = float(np.linalg.norm(normal))
     if length <= 1e-12 * size:
         return (region, None) if offset >= 0 else (None, region)
     normal, offset = normal / length, offset / length

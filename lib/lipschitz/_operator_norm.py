@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.grad import conv2d_input
 
 Array = NDArray[np.float64]
 
@@ -85,7 +86,7 @@ def _convolution_norm(
 
     def gram(v: Array) -> Array:
         image = torch.as_tensor(v, dtype=torch.float64, device=weight.device).view(shape)
-        back = torch.nn.grad.conv2d_input(shape, weight, forward(image), stride, padding)
+        back = conv2d_input(shape, weight, forward(image), stride, padding)
         return back.flatten().cpu().numpy()
 
     start = np.random.default_rng(0).normal(size=size)

@@ -133,7 +133,8 @@ def ball_stability(
     def gradient(model: nn.Module, a: Tensor, b: Tensor) -> Tensor:
         best = risk_gradient(model, a, b, loss)
         worst, g = [p.grad for p in model.parameters()], gradient_row(model)
-        points, eta = [L2(alpha) for alpha in alphas], torch.zeros_like(g)
+        points: list[L2 | Tensor] = [L2(alpha) for alpha in alphas]
+        eta = torch.zeros_like(g)
         if generator is not None:
             points.insert(0, ball.sample(g.shape, generator).to(g))
         for step in points:

@@ -170,7 +170,7 @@ def danskin(
     }
     generator = generator or torch.Generator().manual_seed(0)
     attack = partial(pga_from_random_start, **search, loss=loss, generator=generator)
-    more = {"loss": loss, "weight_decay": weight_decay, "watch": watch}
+    more: dict[str, Any] = {"loss": loss, "weight_decay": weight_decay, "watch": watch}
     gradient = partial(danskin_gradient, attack=attack, k=k, **more)
     settings = {"name": "danskin", **search, "k": k, "weight_decay": weight_decay, "loss": loss}
     return Update(gradient, settings, (generator,))

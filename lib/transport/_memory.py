@@ -53,7 +53,7 @@ def _left_in_groups() -> list[float]:
     """What the limit of each group around this process leaves; infinity where there is none."""
     left = [float("inf")]
     try:
-        lines = OWN_GROUP.read_text().splitlines()
+        lines = OWN_GROUP.read_text(encoding="utf-8").splitlines()
     except OSError:  # no Linux
         return left
     for line in lines:
@@ -79,8 +79,9 @@ def _left(group: Path, second: bool) -> float:
         )
     )
     try:
-        limit, used = ((group / name).read_text().strip() for name in names)
-        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        limit, used = ((group / name).read_text(encoding="utf-8").strip() for name in names)
+        lines = (group / "memory.stat").read_text(encoding="utf-8").splitlines()
+        stat = dict(line.split() for line in lines)
     except (OSError, ValueError):  # not there, or not ours to read
         return float("inf")
     if limit == "max":

@@ -17,11 +17,14 @@ from typing import Any, Literal, overload
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
 from lib.transport._clouds import Array, Cloud, clouds, weights
 from lib.transport._memory import ASSIGNMENT, SIMPLEX, check_memory
+
+Indices = NDArray[np.signedinteger[Any]]
 
 
 @overload
@@ -93,7 +96,7 @@ def wasserstein(
         cost, scale = _cost(points_x, points_y, q, metric, SIMPLEX)
         coupling, found = _simplex(a, b, cost)
         value = scale * max(found["cost"], 0.0) ** (1 / q)
-    if not plan:
+    if not plan or coupling is None:
         return unit * value
     return unit * value, torch.from_numpy(coupling) if torch.is_tensor(x) else coupling
 
@@ -164,7 +167,7 @@ def _root_mean(gap: Array, mass: Array | None, q: float) -> float:
     return float(largest * (power.mean() if mass is None else power @ mass) ** (1 / q))
 
 
-def _monotone(x: Array, y: Array, a: Array, b: Array) -> tuple[Array, Array, Array]:
+def _monotone(x: Array, y: Array, a: Array, b: Array) -> tuple[Indices, Indices, Array]:
     """The increasing coupling: mass[k] goes from x[i[k]] to y[j[k]] (slide 29, prop-sorting)."""
     order_x, order_y = x.argsort(kind="stable"), y.argsort(kind="stable")
     up_to_x, up_to_y = a[order_x].cumsum(), b[order_y].cumsum()
