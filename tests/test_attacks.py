@@ -615,9 +615,10 @@ def test_inputs_that_require_a_gradient_are_attacked_like_others(Ball):
 
 
 def test_the_model_is_left_as_it_was_found():
-    net = nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)
-    )
+    with models.weights_from(0):
+        net = nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)
+        )
     net[1].running_mean.uniform_(0, 1, generator=torch.Generator().manual_seed(0))
     net.eval()
     net[0].weight.requires_grad_(False)
@@ -895,6 +896,9 @@ def test_where_a_loss_is_flat_the_margin_is_climbed(masked, Ball, eps):
     def plain(logits, b):  # in float32 flat where the logits are large
         return nn.functional.cross_entropy(logits, b, reduction="none")
 
+    sure = margin(net(a), b) < -3
+    near = attack(net, a[sure], b[sure], Ball(eps / 20), loss=hinge)  # between equal losses of 0
+    assert (margin(net(near), b[sure]) > margin(net(a[sure]), b[sure])).all() and sure.sum() > 50
     for loss, factor in ((hinge, 1), (hinge, 100), (plain, 1000)):
 
         def seen(z, factor=factor):
