@@ -509,6 +509,31 @@ class Bowl(nn.Module):
         return torch.stack([0 * score, score], 1)
 
 
+def test_an_input_stays_where_its_loss_is_lower_though_the_class_changes():
+    """Ten classes nearly even, at the input, and one against one at the other end."""
+
+    def model(a):
+        x = a.sum(1, keepdim=True)
+        return torch.cat([0 * x, 0.5 * x - 1e-3, *[-0.1 - 9 * x] * 8], 1)
+
+    a, b = torch.zeros(1, 1), torch.tensor([0])
+    assert cross_entropy(model(a + 1), b) < cross_entropy(model(a), b)
+    assert robust_accuracy(model, a, b, LInf(1.0)) == 0
+    assert torch.equal(attack(model, a, b, LInf(1.0)), a)
+
+
+def test_inputs_that_a_rounding_put_outside_are_moved_back():
+    net, a, b = problem(dtype=torch.float32)
+    for outside in (a * (1 + 1e-6), a - 5e-7):
+        assert outside.max() > 1 or outside.min() < 0
+        before = outside.clone()
+        z = attack(net, outside, b, LInf(0.1))
+        assert ((z >= 0) & (z <= 1)).all() and torch.equal(outside, before)
+        assert 0 <= robust_accuracy(net, outside, b, LInf(0.1)) <= 1
+    with pytest.raises(ValueError, match=r"got \[0, 1.00001"):
+        attack(net, a * (1 + 1e-5), b, LInf(0.1))
+
+
 def test_restarts_keep_the_worst_and_not_the_last():
     for seed in range(3):
         net, a, b = problem(n=40, seed=seed)
