@@ -19,11 +19,18 @@ is no finite float tensor. Iterates that diverge are returned as they are, infin
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+
+from lib.checks import (
+    check_counts,
+    check_floats,
+    check_function,
+    check_number,
+    in_place_refused,
+)
 
 Phi = Callable[[Tensor, Tensor], Tensor]
 Point = tuple[Tensor, Tensor]
@@ -59,11 +66,11 @@ def gradient_descent_ascent(
     def step(x: Tensor, y: Tensor, h: Point) -> Point:
         new_x = x - h[0] * _field(phi, x, y)[0]
         if alternating and project:
-            new_x, _ = project(new_x, y)
+            new_x, _ = _projected(project, new_x, y)
         _, fy = _field(phi, new_x if alternating else x, y)
         return new_x, y - h[1] * fy
 
-    return _iterate(step, x0, y0, step_size, steps, project)
+    return _iterate(phi, step, x0, y0, step_size, steps, project)
 
 
 def extragradient(
@@ -92,10 +99,10 @@ def extragradient(
     def step(x: Tensor, y: Tensor, h: Point) -> Point:
         fx, fy = _field(phi, x, y)
         ahead = x - h[0] * fx, y - h[1] * fy
-        fx, fy = _field(phi, *(project(*ahead) if project else ahead))
+        fx, fy = _field(phi, *(_projected(project, *ahead) if project else ahead))
         return x - h[0] * fx, y - h[1] * fy
 
-    return _iterate(step, x0, y0, step_size, steps, project)
+    return _iterate(phi, step, x0, y0, step_size, steps, project)
 
 
 def optimistic_gradient(
@@ -127,14 +134,15 @@ def optimistic_gradient(
         before[:] = now
         return x - h[0] * (2 * fx - px), y - h[1] * (2 * fy - py)
 
-    return _iterate(step, x0, y0, step_size, steps, project)
+    return _iterate(phi, step, x0, y0, step_size, steps, project)
 
 
 def _field(phi: Phi, x: Tensor, y: Tensor) -> Point:
     """``F = (∇ₓΦ, −∇ᵧΦ)``; zero in what phi does not depend on."""
     with torch.enable_grad():
         x, y = x.detach().requires_grad_(), y.detach().requires_grad_()
-        value = phi(x, y)
+        with in_place_refused("phi", x), in_place_refused("phi", y):
+            value = phi(x, y)
         if not torch.is_tensor(value) or value.dim():
             raise ValueError(f"phi must return a scalar tensor, got {value!r}")
         if not value.requires_grad:
@@ -143,7 +151,20 @@ def _field(phi: Phi, x: Tensor, y: Tensor) -> Point:
     return gx, -gy
 
 
+def _projected(project: Project, x: Tensor, y: Tensor) -> Point:
+    """The projected point, or ValueError for what is none."""
+    point = project(x, y)
+    pair = isinstance(point, tuple | list) and len(point) == 2 and all(map(torch.is_tensor, point))
+    if not pair or [c.shape for c in point] != [x.shape, y.shape]:
+        raise ValueError(
+            f"project must return (x, y) of shapes {list(x.shape)} and {list(y.shape)}, got "
+            f"{[list(c.shape) for c in point] if pair else type(point).__name__}"
+        )
+    return point[0], point[1]
+
+
 def _iterate(
+    phi: Phi,
     step: Callable[[Tensor, Tensor, Point], Point],
     x0: Tensor,
     y0: Tensor,
@@ -153,19 +174,19 @@ def _iterate(
 ) -> Point:
     """All iterates of step, each projected, or ValueError for a bad start or setting."""
     h = tuple(step_size) if isinstance(step_size, tuple | list) else (step_size, step_size)
-    if len(h) != 2 or not all(0 < float(s) < math.inf for s in h):
-        raise ValueError(f"step_size must be finite and > 0, one or a pair, got {step_size}")
-    if steps < 1:
-        raise ValueError(f"steps must be >= 1, got {steps}")
-    for name, start in (("x0", x0), ("y0", y0)):
-        floats = torch.is_tensor(start) and start.is_floating_point()
-        if not floats or not torch.isfinite(start).all():
-            raise ValueError(f"{name} must be a float tensor without NaN or infinity, got {start}")
+    if len(h) != 2:
+        raise ValueError(f"step_size must be a number or a pair, got {step_size}")
+    for size in h:
+        check_number("step_size", size, positive=True)
+    check_counts(steps=steps)
+    check_function("phi", phi, "lambda x, y: x * y")
+    check_floats("x0", x0)
+    check_floats("y0", y0)
     with torch.inference_mode(False):
         xs, ys = [x0.detach().clone()], [y0.detach().clone()]
         for _ in range(steps):
             x, y = step(xs[-1], ys[-1], h)
-            x, y = project(x, y) if project else (x, y)
+            x, y = _projected(project, x, y) if project else (x, y)
             xs.append(x)
             ys.append(y)
         return torch.stack(xs), torch.stack(ys)

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from lib.attacks._losses import Loss, cross_entropy
-from lib.balls import L1, Ball, Bound, LInf, check_box
+from lib.balls import L1, Ball, Bound, LInf, check_ball, check_box
 from lib.balls._box import box
+from lib.checks import check_counts, check_floats, in_place_refused
 
 Function = Callable[[Tensor], Tensor]
 StepSize = float | Sequence[float] | Tensor
@@ -47,7 +48,8 @@ def fgsm(f: Function, eta0: Tensor, ball: Ball, low: Bound = None, high: Bound =
 
     For the ℓ∞ ball and η⁰ = 0 this is ``eps · sign(∇f(0))`` (Goodfellow et al., 2015). It is
     exact when f grows with a linear function of η. Pixels whose gradient is 0 stay as they are.
-    Raises ValueError unless ``low <= 0 <= high``.
+    Raises ValueError unless ``low <= 0 <= high``, for an f that does not return one value a sample,
+    has no gradient or changes its argument, and FloatingPointError for a gradient with NaN.
 
     >>> import torch
     >>> from lib.attacks import fgsm
@@ -56,6 +58,8 @@ def fgsm(f: Function, eta0: Tensor, ball: Ball, low: Bound = None, high: Bound =
     >>> fgsm(f, torch.zeros(1, 2), LInf(0.25)).tolist()
     [[0.25, -0.25]]
     """
+    check_floats("eta0", eta0)
+    check_ball(ball)
     return ball.lmo(_gradient(f, eta0), low, high)
 
 
@@ -79,7 +83,7 @@ def pga(
 
     If ∇f is Lipschitz with constant L and α <= 1/L, f never decreases along the plain iterates
     (prop-pga-ascent). Networks with ReLUs have no such L, and PGA may end below FGSM.
-    Raises ValueError for a bad step size, ``steps < 1``, or a box without 0.
+    Raises ValueError for a bad step size, ``steps < 1``, or a box without 0, and as fgsm does.
 
     >>> import torch
     >>> from lib.attacks import pga
@@ -88,7 +92,9 @@ def pga(
     >>> pga(f, torch.zeros(1, 2), LInf(1.0), step_size=0.5, steps=2).tolist()
     [[1.0, -0.5]]
     """
-    check_box(low, high)
+    check_floats("eta0", eta0)
+    check_ball(ball)
+    check_box(low, high, eta0)
     alphas, project = step_sizes(step_size, steps), projection(ball, eta0, low, high)
     eta = eta0.detach()
     for alpha in alphas:
@@ -118,7 +124,7 @@ def mm_step(
 
     because t* is the largest t at which the slope from the left, ``Σ |gᵢ| over rᵢ >= t``, is
     still at least L t. Where f is L-smooth in the ℓ∞ norm, ``f(η) >= f(ζ)``.
-    Raises ValueError unless L > 0 and ``|ζ| <= eps``.
+    Raises ValueError unless L > 0 and ``|ζ| <= eps``, and for shapes that differ and NaN.
 
     >>> import torch
     >>> from lib.attacks import mm_step
@@ -126,11 +132,18 @@ def mm_step(
     >>> mm_step(g, torch.zeros(1, 2), eps=1.0, smoothness=8.0).tolist()  # t* = (3 + 1) / 8
     [[0.5, -0.5]]
     """
+    check_floats("zeta", zeta)
+    check_floats("gradient", gradient)
+    if gradient.shape != zeta.shape:
+        raise ValueError(f"gradient must be {list(zeta.shape)} as zeta, got {list(gradient.shape)}")
     ones = [1] * (zeta.dim() - 1)
-    eps, smoothness = (
-        torch.as_tensor(c, dtype=zeta.dtype, device=zeta.device).reshape(-1, *ones)
-        for c in (eps, smoothness)
-    )
+    eps = LInf(eps).radius(zeta)
+    smoothness = torch.as_tensor(smoothness, dtype=zeta.dtype, device=zeta.device)
+    if smoothness.dim() and smoothness.shape != zeta.shape[:1]:
+        raise ValueError(
+            f"smoothness must be a number or [{len(zeta)}], got {list(smoothness.shape)}"
+        )
+    smoothness = smoothness.reshape(-1, *ones)
     if not (torch.isfinite(smoothness) & (smoothness > 0)).all():
         raise ValueError(f"smoothness must be finite and > 0, got {smoothness.flatten().tolist()}")
     if not (zeta.abs() <= eps).all():
@@ -152,9 +165,11 @@ def step_sizes(step_size: StepSize, steps: int) -> list[float]:
     >>> step_sizes(0.25, 3), step_sizes([1.0, 0.5], 2)
     ([0.25, 0.25, 0.25], [1.0, 0.5])
     """
-    if steps < 1:
-        raise ValueError(f"steps must be >= 1, got {steps}")
-    alphas = torch.as_tensor(step_size, dtype=torch.float64)
+    check_counts(steps=steps)
+    try:
+        alphas = torch.as_tensor(step_size, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"step_size must be a number, or one a step, got {step_size!r}") from None
     if alphas.dim() and alphas.shape != (steps,):
         raise ValueError(
             f"step_size must hold one number for each of {steps} steps, got {list(alphas.shape)}"
@@ -169,13 +184,20 @@ def _gradient(f: Function, eta: Tensor) -> Tensor:
     with torch.inference_mode(False), torch.enable_grad():
         eta = eta.clone() if eta.is_inference() else eta
         eta = eta.detach().requires_grad_()
-        value = f(eta)
-        if value.shape != eta.shape[:1]:
+        with in_place_refused("f", eta):
+            value = f(eta)
+        if not isinstance(value, Tensor) or value.shape != eta.shape[:1]:
+            got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(
                 f"f must return one value a sample, {list(eta.shape[:1])}, "
-                f'got {list(value.shape)}: a loss needs reduction="none"'
+                f'got {got}: a loss needs reduction="none"'
             )
-        return torch.autograd.grad(value.sum(), eta)[0]
+        if not value.requires_grad:
+            raise ValueError("f must have a gradient in eta, got values without one: look for detach and no_grad")
+        [g] = torch.autograd.grad(value.sum(), eta, materialize_grads=True)
+    if not torch.isfinite(g.sum()) and not torch.isfinite(g).all():
+        raise FloatingPointError("f's gradient is not finite: look for NaN and infinity in f")
+    return g
 
 
 def steepest_step(gradient: Tensor, step: Ball, eta: Tensor, low: Bound, high: Bound) -> Tensor:

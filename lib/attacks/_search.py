@@ -16,17 +16,14 @@ from torch import Tensor
 from lib.attacks._ascent import Function, steepest_step
 from lib.attacks._losses import Loss, cross_entropy, margin, with_both
 from lib.balls import Ball, LInf
+from lib.checks import check_labels, check_logits, check_losses, in_place_refused
 from lib.models import predict
 
 # Cross-entropy weighs the rivals of a class by their logits, and is flat where these are large.
 # So that a factor of the logits changes nothing, each sample's are scaled to one spread: the
 # greatest minus the mean of the others, at the clean input. Digit models have about 10.
 SPREAD = 12.0
-
-
-IN_PLACE = (
-    "the model changes its input in place: let it begin with a copy (a = a - mean, not a -= mean)"
-)
+NARROW = (torch.float16, torch.bfloat16)  # where the rounding of a + η leaves the ball
 
 
 class Sweep(NamedTuple):
@@ -68,8 +65,8 @@ class Look:
             [g] = torch.autograd.grad(self.goal, self.leaf, allow_unused=True)
         if g is None:
             raise ValueError(
-                "the model's logits have no gradient in its input: is it under no_grad, detached, "
-                "or computed outside torch?"
+                "the model's logits have no gradient in its input: look for no_grad, detach, and what "
+                "is computed outside torch"
             )
         return g if self.rows is None else g.index_select(0, self.rows)
 
@@ -220,16 +217,9 @@ class Search:
         """The points as a leaf of autograd, and the model's logits there, both checked."""
         with torch.set_grad_enabled(graph):
             leaf = points.detach().requires_grad_(graph)
-            version = leaf._version
-            try:
+            with in_place_refused("the model", leaf):
                 logits = self.model(leaf)
-            except RuntimeError as error:
-                if "in-place" not in str(error):
-                    raise
-                raise ValueError(IN_PLACE) from error
-        if leaf._version != version:
-            raise ValueError(IN_PLACE)
-        check_logits(logits, leaf)
+        check_logits(logits, len(leaf))
         return leaf, logits
 
     def judge(
@@ -247,11 +237,7 @@ class Search:
             lead = margin(logits.detach(), b)
             right = lead <= 0
             goal = self.loss(torch.where(right[:, None], factor, 1.0) * logits, b)
-        if goal.shape != b.shape:
-            raise ValueError(
-                f"loss must return one value a sample, {list(b.shape)}, got {list(goal.shape)}: "
-                'use reduction="none"'
-            )
+        check_losses(goal, b)
         value = goal.detach()
         if own:
             value = torch.where(right, lead, value)
@@ -303,10 +289,27 @@ class Search:
         if isinstance(ball, LInf):
             eps = ball.radius(a)
             least, most = (a - eps).clamp_(min=low), (a + eps).clamp_(max=high)
+            if a.dtype in NARROW:
+                exact, wide = ball.radius(a.double()), a.double()
+                least = inward(a, (-exact).maximum(low - wide))
+                most = inward(a, exact.minimum(high - wide))
             return lambda v: v.clamp_(least, most)
+        if a.dtype in NARROW:
+            wide = a.float()
+            down, up = low - wide, high - wide
+            return lambda v: inward(a, ball.project_within(v.float() - wide, down, up))
         down, up = low - a, high - a
         # The sum with a is rounded: the last clamp puts it back within bounds.
         return lambda v: ball.project_within(v.sub_(a), down, up).add_(a).clamp_(low, high)
+
+
+def inward(a: Tensor, eta: Tensor) -> Tensor:
+    """a + η in the narrow type of a, no entry farther from a than the exact η, of a wider type."""
+    wide, kind = a.to(eta.dtype), torch.finfo(a.dtype)
+    z = (wide + eta).to(a.dtype).to(eta.dtype)
+    unit = (kind.eps * z.abs()).clamp(min=kind.eps * kind.tiny)  # one or two steps of the type
+    nearer = torch.where(z > wide, (z - unit).maximum(wide), (z + unit).minimum(wide))
+    return torch.where((z - wide).abs() > eta.abs(), nearer, z).to(a.dtype)
 
 
 def scale_of(logits: Tensor) -> Tensor:
@@ -321,24 +324,6 @@ def in_doubt(climbers: Climbers) -> Tensor:
     """The samples whose own class is the likeliest, by less than 1 in the scaled logits."""
     lead = -margin(climbers.logits * climbers.factor, climbers.b)
     return torch.where((lead >= 0) & (lead < 1))[0]
-
-
-def check_logits(logits: Tensor, points: Tensor) -> None:
-    """ValueError unless logits are floats [n, classes]."""
-    fine = torch.is_tensor(logits) and logits.is_floating_point()
-    if not fine or logits.dim() != 2 or len(logits) != len(points) or logits.shape[1] == 0:
-        what = f"{logits.dtype} {list(logits.shape)}" if torch.is_tensor(logits) else type(logits)
-        raise ValueError(
-            f"the model must return logits, floats [{len(points)}, classes], got {what}: "
-            "for a single logit return z[:, None]"
-        )
-
-
-def check_labels(b: Tensor, logits: Tensor) -> None:
-    """ValueError for labels that are no classes of the model; one logit tells two apart."""
-    classes = max(2, logits.shape[1])
-    if len(b) and not 0 <= b.min() <= b.max() < classes:
-        raise ValueError(f"labels must lie in 0..{classes - 1}, got {int(b.min())}..{int(b.max())}")
 
 
 def _chosen(chosen: Tensor, new: Tensor, old: Tensor) -> Tensor:

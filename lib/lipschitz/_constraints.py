@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -13,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 from torch.nn.utils import parametrize
 
-from lib.balls import L2, Ball
+from lib.balls import L2, Ball, check_ball
+from lib.checks import check_floats, check_number, check_tensor
 from lib.lipschitz._bounds import (
     Critic,
     evaluated,
@@ -54,8 +54,8 @@ def gradient_penalty(
     >>> gradient_penalty(lambda a: 3 * a[:, 0], real, fake).item()  # 10 (3 − 1)²
     40.0
     """
-    if not 0 <= weight < math.inf:
-        raise ValueError(f"weight must be finite and >= 0, got {weight}")
+    check_number("weight", weight)
+    check_ball(ball)
     z = _on_the_segments(real, fake, generator).requires_grad_()
     excess = ball.dual_norm(input_gradient(critic, z)) - 1
     return weight * (excess.clamp(min=0) if one_sided else excess).square().mean()
@@ -63,6 +63,9 @@ def gradient_penalty(
 
 def _on_the_segments(real: Tensor, fake: Tensor, generator: torch.Generator | None) -> Tensor:
     """``fake + t (real − fake)``, t uniform in [0, 1], one for each pair."""
+    if not isinstance(real, Tensor) or not isinstance(fake, Tensor):
+        check_tensor("real", real)
+        check_tensor("fake", fake)
     alike = real.shape == fake.shape and real.dtype == fake.dtype and real.device == fake.device
     if not alike or not real.is_floating_point() or len(real) == 0:
         got = " and ".join(f"{list(c.shape)} {c.dtype} on {c.device}" for c in (real, fake))
@@ -70,6 +73,8 @@ def _on_the_segments(real: Tensor, fake: Tensor, generator: torch.Generator | No
             "real and fake must agree: floats [n, ...], n >= 1, of one shape, type and device, "
             f"got {got}"
         )
+    check_floats("real", real)
+    check_floats("fake", fake)
     where = generator.device if generator else real.device
     rand = partial(torch.rand, device=where, dtype=torch.float32)
     t = processes.draw_local_rows(rand, (len(real),), generator).to(real)
@@ -90,8 +95,7 @@ def clip_weights_(critic: nn.Module, c: float) -> None:
     >>> max(x.abs().max().item() for x in critic.parameters()) <= 0.01
     True
     """
-    if not 0 < c < math.inf:
-        raise ValueError(f"c must be finite and > 0, got {c}")
+    check_number("c", c, positive=True)
     for p in critic.parameters():
         p.clamp_(-c, c)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import os
 import platform
 import statistics
@@ -73,6 +74,7 @@ def save(
     """
     if not results or not all(results.values()):
         raise ValueError("a record needs at least one variant, and a row for each of them")
+    _check_rows(results)
     record = {
         "name": name,
         "format": FORMAT,
@@ -127,6 +129,18 @@ def machine() -> dict[str, Any]:
     if torch.cuda.is_available():
         described["accelerator"] = torch.cuda.get_device_name()
     return described | {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}}
+
+
+def _check_rows(results: Results) -> None:
+    """ValueError for rows of a variant that hold other names, and for numbers that are not finite."""
+    for variant, rows in results.items():
+        for row in rows:
+            if row.keys() != rows[0].keys():
+                both = f"{sorted(rows[0])} and {sorted(row)}"
+                raise ValueError(f"the rows of {variant!r} must hold the same names, got {both}")
+            for name, value in row.items():
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise ValueError(f"{name} must be finite, got {value} in {variant!r}")
 
 
 def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:

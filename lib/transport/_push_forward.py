@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lib.checks import check_counts, check_floats, check_tensor
 from lib.transport._wasserstein import wasserstein
 
 
@@ -32,8 +33,10 @@ def pushed_density(
     >>> pushed_density(uniform, [lambda y: y / 2], torch.tensor([[0.5], [3.0]])).tolist()
     [0.5, 0.0]
     """
+    check_tensor("y", y)
     if y.dim() != 2 or y.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"y must be float32 or float64 [n, d], got {y.dtype} {list(y.shape)}")
+    check_floats("y", y)
     if not branches:
         raise ValueError("needs at least one branch: an inverse of h on a piece of its domain")
     total = torch.zeros(len(y), dtype=y.dtype, device=y.device)
@@ -50,8 +53,8 @@ def pushed_density(
         total = total + p * torch.linalg.det(jacobian).abs()
     if total.isnan().any():
         raise ValueError(
-            f"the density is NaN at {int(total.isnan().sum())} of {len(y)} points of y: a branch "
-            "is not defined there, leave them out"
+            f"the density is NaN at {int(total.isnan().sum())} of {len(y)} points of y: leave "
+            "them out, as a branch is not defined there"
         )
     return total
 
@@ -88,15 +91,16 @@ def empirical_rate(
     True
     """
     whole = [int(n) for n in sizes]
-    if len(set(whole)) < 2 or min(whole) < 1 or whole != list(sizes) or repeats < 1:
-        raise ValueError(
-            "needs two whole sizes >= 1 and repeats >= 1, "
-            f"got sizes={list(sizes)}, repeats={repeats}"
-        )
+    check_counts(repeats=repeats)
+    if len(set(whole)) < 2 or min(whole) < 1 or whole != list(sizes):
+        raise ValueError(f"needs two whole sizes >= 1 or more, got sizes={list(sizes)}")
     generator = torch.Generator("cpu").manual_seed(seed)
 
     def distance(n: int) -> float:
         x, y = draw(n, generator), draw(n, generator)
+        for points in (x, y):
+            if not isinstance(points, Tensor | np.ndarray | list):
+                raise ValueError(f"draw must give n points, got {type(points).__name__}")
         if len(x) != n or len(y) != n:
             raise ValueError(f"draw must give n points, got {len(x)} and {len(y)} for n = {n}")
         return wasserstein(x, y, q)
@@ -105,6 +109,6 @@ def empirical_rate(
     values = torch.tensor(rows, dtype=torch.float64)
     mean = values.mean(1)
     if not (mean > 0).all():
-        raise ValueError("all draws are the same point: a distance of 0 has no rate")
+        raise ValueError("draw must give different points, got one: a distance of 0 has no rate")
     slope, _ = np.polyfit(np.log(whole), mean.log().numpy(), 1)
     return Rate(whole, mean, values.std(1, correction=min(1, repeats - 1)), float(slope))
