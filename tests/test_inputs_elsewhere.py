@@ -495,7 +495,7 @@ RUNS = {
     "a result of NaN": (kept({"ours": [{"seed": 0, "error": NAN}]}), r"error must be finite, got nan"),
     "rows of two kinds": (
         kept({"ours": [{"seed": 0, "error": 0.1}, {"seed": 1}]}),
-        r"rows must hold the same .*error",
+        r"the rows of 'ours' must hold the same names, got .*error",
     ),
     "a result": (kept(ROWS), lambda path: path.exists()),
     "a damaged record": (
