@@ -180,8 +180,9 @@ def autoattack_cases(seed: int) -> Iterator[tuple[str, nn.Module, str]]:
                     model = trained(name, ball if kind == "robust" else None, seed)
                     whole = nn.Sequential(model, Times(float(factor))).eval()
                     yield f"{name} {norm} {kind}, logits x {factor}", whole, norm
+    model = saturated(seed)
     for norm in BALLS:
-        yield f"saturated tanh {norm}", saturated(seed), norm
+        yield f"saturated tanh {norm}", model, norm
 
 
 def compare_with_autoattack(seed: int = 0, samples: int = 200) -> list[list]:

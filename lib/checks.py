@@ -5,20 +5,25 @@
     check_logits, check_labels            what a classifier returns, and the labels beside it
     check_losses                          what a loss returns
     in_place_refused                      what a function does to its argument
+    checked_by                            a check that stands before a function, not in it
 
 They raise ValueError and return nothing.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+
+P, R = ParamSpec("P"), TypeVar("R")
 
 
 def check_counts(least: int = 1, **counts: Any) -> None:
@@ -80,7 +85,9 @@ def check_floats(name: str, value: Any) -> None:
     if not value.is_floating_point():
         raise ValueError(f"{name} must hold floats, got {value.dtype}: pass {name}.float()")
     if not torch.isfinite(value).all():
-        raise ValueError(f"{name} must be finite, got NaN or infinity: look for where it comes from")
+        raise ValueError(
+            f"{name} must be finite, got NaN or infinity: look for where it comes from"
+        )
 
 
 def check_function(name: str, value: Any, such_as: str) -> None:
@@ -122,7 +129,7 @@ def check_losses(values: Any, b: Tensor) -> None:
     if not isinstance(values, Tensor) or values.shape != b.shape:
         raise ValueError(
             f"loss must return one value a sample, {list(b.shape)}, got "
-            f'{list(values.shape) if isinstance(values, Tensor) else type(values).__name__}: '
+            f"{list(values.shape) if isinstance(values, Tensor) else type(values).__name__}: "
             'use reduction="none"'
         )
 
@@ -142,6 +149,35 @@ def in_place_refused(name: str, leaf: Tensor) -> Iterator[None]:
         raise ValueError(changes) from error
     if leaf._version != version:
         raise ValueError(changes)
+
+
+def checked_by(check: Callable[..., None]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A decorator: check sees those of a function's arguments that it names, before the function.
+
+    For functions whose code a page shows: it remains what the slide says.
+
+    >>> @checked_by(lambda rho: check_number("rho", rho))
+    ... def double(rho):
+    ...     return 2 * rho
+    >>> double(-1.0)
+    Traceback (most recent call last):
+    ValueError: rho must be finite and >= 0, got -1.0
+    """
+    names = list(inspect.signature(check).parameters)
+
+    def decorated(function: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(function)
+
+        @wraps(function)
+        def checked(*arguments: P.args, **keywords: P.kwargs) -> R:
+            given = signature.bind(*arguments, **keywords)
+            given.apply_defaults()
+            check(*(given.arguments[name] for name in names))
+            return function(*arguments, **keywords)
+
+        return checked
+
+    return decorated
 
 
 def _described(value: Any) -> str:

@@ -66,11 +66,11 @@ def gradient_descent_ascent(
     def step(x: Tensor, y: Tensor, h: Point) -> Point:
         new_x = x - h[0] * _field(phi, x, y)[0]
         if alternating and project:
-            new_x, _ = _projected(project, new_x, y)
+            new_x, _ = project(new_x, y)
         _, fy = _field(phi, new_x if alternating else x, y)
         return new_x, y - h[1] * fy
 
-    return _iterate(phi, step, x0, y0, step_size, steps, project)
+    return _iterate(step, x0, y0, step_size, steps, project)
 
 
 def extragradient(
@@ -99,10 +99,10 @@ def extragradient(
     def step(x: Tensor, y: Tensor, h: Point) -> Point:
         fx, fy = _field(phi, x, y)
         ahead = x - h[0] * fx, y - h[1] * fy
-        fx, fy = _field(phi, *(_projected(project, *ahead) if project else ahead))
+        fx, fy = _field(phi, *(project(*ahead) if project else ahead))
         return x - h[0] * fx, y - h[1] * fy
 
-    return _iterate(phi, step, x0, y0, step_size, steps, project)
+    return _iterate(step, x0, y0, step_size, steps, project)
 
 
 def optimistic_gradient(
@@ -134,11 +134,12 @@ def optimistic_gradient(
         before[:] = now
         return x - h[0] * (2 * fx - px), y - h[1] * (2 * fy - py)
 
-    return _iterate(phi, step, x0, y0, step_size, steps, project)
+    return _iterate(step, x0, y0, step_size, steps, project)
 
 
 def _field(phi: Phi, x: Tensor, y: Tensor) -> Point:
     """``F = (∇ₓΦ, −∇ᵧΦ)``; zero in what phi does not depend on."""
+    check_function("phi", phi, "lambda x, y: x * y")
     with torch.enable_grad():
         x, y = x.detach().requires_grad_(), y.detach().requires_grad_()
         with in_place_refused("phi", x), in_place_refused("phi", y):
@@ -151,20 +152,18 @@ def _field(phi: Phi, x: Tensor, y: Tensor) -> Point:
     return gx, -gy
 
 
-def _projected(project: Project, x: Tensor, y: Tensor) -> Point:
-    """The projected point, or ValueError for what is none."""
-    point = project(x, y)
+def _check_projection(project: Project, x: Tensor, y: Tensor) -> None:
+    """ValueError unless project returns a point like the start."""
+    point = project(x.detach().clone(), y.detach().clone())
     pair = isinstance(point, tuple | list) and len(point) == 2 and all(map(torch.is_tensor, point))
     if not pair or [c.shape for c in point] != [x.shape, y.shape]:
         raise ValueError(
             f"project must return (x, y) of shapes {list(x.shape)} and {list(y.shape)}, got "
             f"{[list(c.shape) for c in point] if pair else type(point).__name__}"
         )
-    return point[0], point[1]
 
 
 def _iterate(
-    phi: Phi,
     step: Callable[[Tensor, Tensor, Point], Point],
     x0: Tensor,
     y0: Tensor,
@@ -179,14 +178,15 @@ def _iterate(
     for size in h:
         check_number("step_size", size, positive=True)
     check_counts(steps=steps)
-    check_function("phi", phi, "lambda x, y: x * y")
     check_floats("x0", x0)
     check_floats("y0", y0)
+    if project:
+        _check_projection(project, x0, y0)
     with torch.inference_mode(False):
         xs, ys = [x0.detach().clone()], [y0.detach().clone()]
         for _ in range(steps):
             x, y = step(xs[-1], ys[-1], h)
-            x, y = _projected(project, x, y) if project else (x, y)
+            x, y = project(x, y) if project else (x, y)
             xs.append(x)
             ys.append(y)
         return torch.stack(xs), torch.stack(ys)

@@ -119,8 +119,13 @@ def state(thing: Any, depth: int = 0) -> Any:
     if isinstance(thing, torch.Tensor):
         with torch.no_grad():
             value = thing if thing.is_meta else thing.detach().clone()
-        return ("tensor", thing.requires_grad, None if thing.grad is None else thing.grad.clone(),
-                value, thing.device)
+        return (
+            "tensor",
+            thing.requires_grad,
+            None if thing.grad is None else thing.grad.clone(),
+            value,
+            thing.device,
+        )
     if isinstance(thing, np.ndarray):
         return "array", thing.copy()
     if isinstance(thing, nn.Module):
@@ -146,8 +151,9 @@ def same(before: Any, after: Any) -> None:
         for one, other in zip(before, after, strict=True):
             same(one, other)
     elif isinstance(before, torch.Tensor):
-        equal = before.is_meta or torch.equal(*(t.nan_to_num(nan=12345.0) if t.is_floating_point()
-                                               else t for t in (before, after)))
+        equal = before.is_meta or torch.equal(
+            *(t.nan_to_num(nan=12345.0) if t.is_floating_point() else t for t in (before, after))
+        )
         assert equal, "a tensor of the caller's was changed"
     elif isinstance(before, np.ndarray):
         assert np.array_equal(before, after), "an array of the caller's was changed"

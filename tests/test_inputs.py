@@ -160,8 +160,14 @@ DESCEND = {
     "fgsm of a mean": (call(fgsm, lambda e: f(e).mean(), ZERO, LInf(0.1)), r"f must .*\[2\].*\[\]"),
     "fgsm of a column": (call(fgsm, lambda e: f(e)[:, None], ZERO, L2(0.1)), r"f must .*\[2, 1\]"),
     "fgsm of a number": (call(fgsm, lambda e: 3.0, ZERO, L2(0.1)), r"f must .*got float"),
-    "fgsm without a gradient": (call(fgsm, lambda e: f(e).detach(), ZERO, L2(0.1)), r"f must have a gradient"),
-    "fgsm of a constant": (call(fgsm, lambda e: torch.ones(2), ZERO, LInf(0.1)), r"f must have a gradient"),
+    "fgsm without a gradient": (
+        call(fgsm, lambda e: f(e).detach(), ZERO, L2(0.1)),
+        r"f must have a gradient",
+    ),
+    "fgsm of a constant": (
+        call(fgsm, lambda e: torch.ones(2), ZERO, LInf(0.1)),
+        r"f must have a gradient",
+    ),
     "fgsm of NaN": (call(fgsm, lambda e: NAN * f(e), ZERO, LInf(0.1)), INFINITE),
     "fgsm in place": (call(fgsm, lambda e: f(e.add_(1)), ZERO, LInf(0.1)), r"f changes .*in place"),
     "fgsm from integers": (call(fgsm, f, WHOLE, LInf(0.1)), r"eta0 must hold floats, got torch.i"),
@@ -189,13 +195,19 @@ DESCEND = {
         call(pga, f, ZERO, L2(1.0), HUGE, 2),
         lambda eta: L2(1.0).norm(eta).max() <= 1.001,
     ),
-    "mm of integers": (call(mm_step, G, WHOLE * 0, 0.5, 1.0), r"zeta must hold floats, got torch.i"),
+    "mm of integers": (
+        call(mm_step, G, WHOLE * 0, 0.5, 1.0),
+        r"zeta must hold floats, got torch.i",
+    ),
     "mm of L = 0": (call(mm_step, G, ZERO, 0.5, 0.0), r"smoothness must .*> 0, got \[0.0\]"),
     "mm of L = NaN": (call(mm_step, G, ZERO, 0.5, NAN), r"smoothness must be finite .*got \[nan\]"),
     "mm of NaN": (call(mm_step, NAN * G, ZERO, 0.5, 1.0), r"gradient must be finite, got NaN"),
     "mm outside": (call(mm_step, G, ZERO + 1, 0.5, 1.0), r"zeta must lie in the ball.*: project"),
     "mm of a negative radius": (call(mm_step, G, ZERO, -0.5, 1.0), r"eps must .*>= 0, got -0.5"),
-    "mm of two shapes": (call(mm_step, G[:, :2], ZERO, 0.5, 1.0), r"gradient must be \[2, 3\].*got \[2, 2\]"),
+    "mm of two shapes": (
+        call(mm_step, G[:, :2], ZERO, 0.5, 1.0),
+        r"gradient must be \[2, 3\].*got \[2, 2\]",
+    ),
     "mm of other radii": (call(mm_step, G, ZERO, torch.ones(3), 1.0), r"eps .*3 .*2"),
     "mm of radius 0": (call(mm_step, G, ZERO, 0.0, 1.0), near(ZERO)),
     "mm of a gradient 0": (call(mm_step, ZERO, ZERO, 0.5, 1.0), near(ZERO)),
@@ -212,8 +224,14 @@ LOSSES = {
     "labels in a column": (call(cross_entropy, LOGITS, LABELS[:, None]), r"labels must .*\[2, 1\]"),
     "labels that are floats": (call(cross_entropy, LOGITS, LABELS.float()), r"labels .*float32"),
     "labels of another number": (call(cross_entropy, LOGITS, LABELS[:1]), r"labels must .*\[1\]"),
-    "logits of one dimension": (call(cross_entropy, LOGITS[0], LABELS), r"must return logits.*got .*\[3\]"),
-    "logits that are integers": (call(cross_entropy, LOGITS.long(), LABELS), r"logits, floats.*int64"),
+    "logits of one dimension": (
+        call(cross_entropy, LOGITS[0], LABELS),
+        r"must return logits.*got .*\[3\]",
+    ),
+    "logits that are integers": (
+        call(cross_entropy, LOGITS.long(), LABELS),
+        r"logits, floats.*int64",
+    ),
     "huge logits": (call(cross_entropy, HUGE * LOGITS, LABELS), near([0.0, 0.0])),
     "no logits": (call(cross_entropy, LOGITS[:0], LABELS[:0]), like([0])),
     "a margin's label": (call(margin, LOGITS, LABELS + 1), r"labels must .*0..2, got 2..3"),
@@ -260,8 +278,12 @@ def within(eps, low=0.0, high=1.0):
     """Finite points in the ball around A and in bounds."""
 
     def holds(z):
-        return bool(z.shape == A.shape and LInf(1.0).norm((z - A).double()).max() <= eps + 1e-6
-                    and low <= z.min() and z.max() <= high)
+        return bool(
+            z.shape == A.shape
+            and LInf(1.0).norm((z - A).double()).max() <= eps + 1e-6
+            and low <= z.min()
+            and z.max() <= high
+        )
 
     return holds
 
@@ -298,7 +320,10 @@ ATTACKS = {
         r"bounds must .*low < high, got \(1.0, 0.0\)",
     ),
     "bounds of NaN": (call(attack, NET, A, B, LINF, bounds=(0.0, NAN)), r"bounds must .*nan"),
-    "one bound": (call(attack, NET, A, B, LINF, bounds=1.0), r"bounds must be \(low, high\).*got 1"),
+    "one bound": (
+        call(attack, NET, A, B, LINF, bounds=1.0),
+        r"bounds must be \(low, high\).*got 1",
+    ),
     "bounds of tensors": (
         call(attack, NET, A, B, LINF, bounds=(torch.zeros(4), torch.ones(4))),
         r"bounds must be \(low, high\)",
@@ -315,9 +340,15 @@ ATTACKS = {
     ),
     "logits [n]": (call(attack, ending(lambda z: z[:, 0]), A, B, LINF), r"\[4, classes\].*z\[:, N"),
     "logits [n, c, 1]": (call(attack, ending(lambda z: z[..., None]), A, B, LINF), r"got .*3, 1\]"),
-    "a tuple of logits": (call(attack, ending(lambda z: (z, z)), A, B, LINF), r"must return logits"),
+    "a tuple of logits": (
+        call(attack, ending(lambda z: (z, z)), A, B, LINF),
+        r"must return logits",
+    ),
     "classes": (call(attack, ending(lambda z: z.argmax(1, True)), A, B, LINF), r"logits, floats"),
-    "logits of half the batch": (call(attack, ending(lambda z: z[:2]), A, B, LINF), r"got .*\[2, 3"),
+    "logits of half the batch": (
+        call(attack, ending(lambda z: z[:2]), A, B, LINF),
+        r"got .*\[2, 3",
+    ),
     "no classes": (call(attack, ending(lambda z: z[:, :0]), A, B, LINF), r"got .*\[4, 0\]"),
     "detached logits": (call(attack, ending(torch.Tensor.detach), A, B, LINF), r"no gradient"),
     "in place": (call(attack, IN_PLACE, A, B, LINF), r"changes its input in place: let it begin"),
@@ -329,24 +360,40 @@ ATTACKS = {
     "logits of NaN": (call(attack, ending(lambda z: NAN * z), A, B, LINF), within(0.1)),
     "probabilities": (call(attack, ending(lambda z: z.softmax(1)), A, B, LINF), within(0.1)),
     "huge logits": (call(attack, ending(lambda z: HUGE * z), A, B, LINF), within(0.1)),
-    "a generator of numbers": (call(attack, NET, A, B, LINF, generator=3), r"generator must .*got 3"),
+    "a generator of numbers": (
+        call(attack, NET, A, B, LINF, generator=3),
+        r"generator must .*got 3",
+    ),
     "an empty batch": (call(attack, NET, A[:0], B[:0], LINF), like([0, 1, 2, 2])),
     "one sample": (call(attack, NET, A[:1], B[:1], L2(0.1)), like([1, 1, 2, 2])),
     "a radius of 0": (call(attack, NET, A, B, LInf(0.0)), lambda z: torch.equal(z, A)),
-    "a radius of 0, l1": (call(attack, NET, A, B, L1(0.0), restarts=2), lambda z: torch.equal(z, A)),
+    "a radius of 0, l1": (
+        call(attack, NET, A, B, L1(0.0), restarts=2),
+        lambda z: torch.equal(z, A),
+    ),
     "a huge radius": (call(attack, NET, A, B, L2(HUGE)), within(1.0)),
     "no bounds": (call(attack, NET, A, B, LINF, bounds=(-INF, INF)), within(0.1, -INF, INF)),
-    "a rounding outside bounds": (call(attack, NET, A.clamp(max=1) * 0 + 1 + 1e-7, B, LINF),
-                                  lambda z: z.max() <= 1),
-    "double": (call(attack, ending(lambda z: z).double(), A.double(), B, LINF),
-               like([4, 1, 2, 2], torch.float64)),
+    "a rounding outside bounds": (
+        call(attack, NET, A.clamp(max=1) * 0 + 1 + 1e-7, B, LINF),
+        lambda z: z.max() <= 1,
+    ),
+    "double": (
+        call(attack, ending(lambda z: z).double(), A.double(), B, LINF),
+        like([4, 1, 2, 2], torch.float64),
+    ),
 }
 ROBUST = {
     "an empty batch": (call(robust_accuracy, NET, A[:0], B[:0], LINF), r"a needs samples.*empty"),
     "a batch size of 0": (call(robust_accuracy, NET, A, B, LINF, batch_size=0), r"batch_size .*0"),
-    "a batch size of 1.5": (call(right_under_attack, NET, A, B, LINF, batch_size=1.5), r"whole.*1.5"),
+    "a batch size of 1.5": (
+        call(right_under_attack, NET, A, B, LINF, batch_size=1.5),
+        r"whole.*1.5",
+    ),
     "training mode": (call(robust_accuracy, Ending(), A, B, LINF), r"training mode: call"),
-    "a list of inputs": (call(robust_accuracy, NET, A.tolist(), B, LINF), r"inputs must .*got list"),
+    "a list of inputs": (
+        call(robust_accuracy, NET, A.tolist(), B, LINF),
+        r"inputs must .*got list",
+    ),
     "other radii": (call(robust_accuracy, NET, A, B, L2(torch.ones(3))), r"eps holds 3 radii .*4"),
     "logits of NaN": (
         call(robust_accuracy, ending(lambda z: NAN * z), A, B * 0, LINF),
@@ -356,7 +403,10 @@ ROBUST = {
         call(right_under_attack, ending(lambda z: z * torch.tensor([NAN, 1, 1])), A, B, LINF),
         lambda right: not right.any(),
     ),
-    "no sample is right": (call(right_under_attack, NET, A[:0], B[:0], LINF), like([0], torch.bool)),
+    "no sample is right": (
+        call(right_under_attack, NET, A[:0], B[:0], LINF),
+        like([0], torch.bool),
+    ),
     "one logit, label 2": (
         call(right_under_attack, ending(lambda z: z[:, :1]), A, B, LINF),
         r"labels must lie in 0..1, got 0..2",
@@ -410,7 +460,10 @@ DANSKIN = {
         r"one parameter that requires a gradient, got 1 and 0",
     ),
     "a mean loss": (call(gradients, LINEAR, [FLAT], B, F.cross_entropy), r'reduction="none"'),
-    "labels out of range": (call(gradients, LINEAR, [FLAT], B + 9), r"labels must .*0..2, got 9..11"),
+    "labels out of range": (
+        call(gradients, LINEAR, [FLAT], B + 9),
+        r"labels must .*0..2, got 9..11",
+    ),
     "too few labels": (call(gradients, LINEAR, [FLAT], B[:3]), r"labels must .*\[4\].*got .*\[3\]"),
     "in place": (
         call(gradients, nn.Sequential(nn.ReLU(inplace=True), LINEAR), [FLAT - 0.5], B),
@@ -466,7 +519,10 @@ SETTINGS = {
     ),
 }
 STEPS = {
-    "a mean loss": (updated(erm(F.cross_entropy)), r'loss must .*\[4\], got \[\].*reduction="none"'),
+    "a mean loss": (
+        updated(erm(F.cross_entropy)),
+        r'loss must .*\[4\], got \[\].*reduction="none"',
+    ),
     "a loss of 1": (updated(erm(lambda z, b: 1.0)), r"loss must .*got float"),
     "labels out of range": (updated(erm(), b=B + 9), r"labels must .*0..2, got 9..11"),
     "labels of -100": (updated(erm(), b=B * 0 - 100), r"labels must .*0..2, got -100"),
@@ -475,14 +531,15 @@ STEPS = {
     "in place": (updated(erm(), Ending(begin=lambda a: a.sub_(0.1))), like([])),
     "another shape": (updated(adversarial(lambda m, a, b: a[:2])), r"attack must .*\[4, 1, 2, 2\]"),
     "no tensor": (updated(adversarial(lambda m, a, b: None)), r"attack must return .*got NoneType"),
-    "an attack of NaN": (updated(adversarial(lambda m, a, b: a * NAN)), r"attack must .*finite|NaN"),
+    "an attack of NaN": (
+        updated(adversarial(lambda m, a, b: a * NAN)),
+        r"attack must .*finite|NaN",
+    ),
     "a radius of 0": (updated(danskin(LInf(0.0), k=2, steps=1)), like([])),
     "one sample": (updated(sharpness_aware(0.1), a=A[:1], b=B[:1]), like([])),
     "per sample": (updated(sharpness_aware(0.1, per_sample=True)), like([])),
     "per sample, batch norm": (
-        updated(
-            sharpness_aware(0.1, per_sample=True), nn.Sequential(nn.BatchNorm2d(1), net())
-        ),
+        updated(sharpness_aware(0.1, per_sample=True), nn.Sequential(nn.BatchNorm2d(1), net())),
         r"per_sample=True needs .*batch norm .*use per_sample=False",
     ),
     "per sample, labels out of range": (
@@ -490,7 +547,10 @@ STEPS = {
         r"labels must lie in 0..2, got others",
     ),
     "stability of radius 0": (updated(ball_stability(0.0, steps=2)), like([])),
-    "the mean loss of none": (call(mean_loss, net(), A[:0], B[:0]), r"a minibatch .*got 0|at least"),
+    "the mean loss of none": (
+        call(mean_loss, net(), A[:0], B[:0]),
+        r"a minibatch .*got 0|at least",
+    ),
     "a gradient of lists": (call(risk_gradient, net(), A.tolist(), B), r"a must be a tensor.*list"),
 }
 RUNS = {
@@ -500,7 +560,10 @@ RUNS = {
     "a batch size of 2.5": (fitted(erm(), batch_size=2.5), r"batch_size must be .*whole.*got 2.5"),
     "no learning rate": (fitted(erm(), lr=0.0), r"lr must be finite and > 0, got 0.0"),
     "a learning rate of NaN": (fitted(erm(), lr=NAN), r"lr must be finite and > 0, got nan"),
-    "a schedule each step": (fitted(erm(), schedule_each="step"), r"schedule_each must .*got 'step'"),
+    "a schedule each step": (
+        fitted(erm(), schedule_each="step"),
+        r"schedule_each must .*got 'step'",
+    ),
     "no image": (fitted(erm(), data=D[[]]), r"images must be .*>= 1, got 0"),
     "a tuple of data": (fitted(erm(), data=(A, B)), r"data must be Images.*got tuple"),
     "no update": (fitted(None), r"update must be .*got None"),
@@ -541,13 +604,22 @@ ACCURACY = {
     "no image": (call(accuracy, NET, D[[]]), r"at least one image .*got 0 images"),
     "a batch size of 0": (call(accuracy, NET, D, batch_size=0), r"batch_size .*0"),
     "a tuple of data": (call(accuracy, NET, (A, B)), r"data must be Images.*got tuple"),
-    "logits [n]": (call(accuracy, ending(lambda z: z[:, 0]), D), r"must return logits.*got .*\[4\]"),
-    "a tuple of logits": (call(accuracy, ending(lambda z: (z, z)), D), r"must return logits.*got tuple"),
+    "logits [n]": (
+        call(accuracy, ending(lambda z: z[:, 0]), D),
+        r"must return logits.*got .*\[4\]",
+    ),
+    "a tuple of logits": (
+        call(accuracy, ending(lambda z: (z, z)), D),
+        r"must return logits.*got tuple",
+    ),
     "logits of NaN": (call(accuracy, ending(lambda z: z * NAN), D), lambda share: share == 0),
     "probabilities": (call(accuracy, ending(lambda z: z.softmax(1)), D), share),
     "training mode": (call(accuracy, Ending(), D), share),
     "in place": (call(accuracy, IN_PLACE, D), share),
-    "logits of half the batch": (call(accuracy, ending(lambda z: z[:2]), D), r"must return logits.*\[4, .*got .*\[2, 3\]"),
+    "logits of half the batch": (
+        call(accuracy, ending(lambda z: z[:2]), D),
+        r"must return logits.*\[4, .*got .*\[2, 3\]",
+    ),
 }
 
 
@@ -569,23 +641,38 @@ SAMPLER = fairness.ClassFocusedSampler(B)
 FAIRNESS = {
     "a gamma of 1.5": (step(W, B, torch.ones(4), 1.5, 0.1), r"gamma must be in \[0, 1\], got 1.5"),
     "no step": (step(W, B, torch.ones(4), 0.5, 0.0), r"step_size must .*> 0, got 0.0"),
-    "a class too many": (step(W, B + 1, torch.ones(4), 0.5, 0.1), r"classes must be 0 to 2, got .*3"),
+    "a class too many": (
+        step(W, B + 1, torch.ones(4), 0.5, 0.1),
+        r"classes must be 0 to 2, got .*3",
+    ),
     "a negative class": (step(W, B - 1, torch.ones(4), 0.5, 0.1), r"classes must .*got .*-1"),
     "losses of NaN": (step(W, B, torch.ones(4) * NAN, 0.5, 0.1), r"loss is not finite.*NaN"),
-    "losses of another number": (step(W, B, torch.ones(3), 0.5, 0.1), r"one loss for each, got .*3"),
+    "losses of another number": (
+        step(W, B, torch.ones(3), 0.5, 0.1),
+        r"one loss for each, got .*3",
+    ),
     "no weights": (step(W[:0], B[:0], torch.ones(0), 0.5, 0.1), r"w must be .*got .*\[0\]"),
     "weights of NaN": (step(W * NAN, B, torch.ones(4), 0.5, 0.1), r"w must be finite"),
     "an empty batch": (step(W, B[:0], torch.ones(0), 0.5, 0.1), near(W)),
-    "float labels": (call(fairness.ClassFocusedSampler, B.float()), r"labels must be int64 .*float32"),
+    "float labels": (
+        call(fairness.ClassFocusedSampler, B.float()),
+        r"labels must be int64 .*float32",
+    ),
     "no label": (call(fairness.ClassFocusedSampler, B[:0]), r"labels must .*n >= 1, got .*\[0\]"),
     "a negative label": (call(fairness.ClassFocusedSampler, B - 1), r"labels must be >= 0, got -1"),
     "a hole": (call(fairness.ClassFocusedSampler, B * 2), r"class 1 of 5 has no sample: number"),
     "a sampler's gamma": (call(fairness.ClassFocusedSampler, B, -0.1), r"gamma must .*got -0.1"),
-    "a sampler's step": (call(fairness.ClassFocusedSampler, B, 0.5, INF), r"step_size must .*got inf"),
+    "a sampler's step": (
+        call(fairness.ClassFocusedSampler, B, 0.5, INF),
+        r"step_size must .*got inf",
+    ),
     "no draw": (call(SAMPLER.draw, 0), r"n must be .*>= 1, got 0"),
     "half a draw": (call(SAMPLER.draw, 1.5), r"n must be .*whole.*got 1.5"),
     "an update of NaN": (call(SAMPLER.update, [0], [NAN]), r"loss is not finite.*: look for NaN"),
-    "an update of a class too many": (call(SAMPLER.update, [3], [1.0]), r"classes must .*got \[3\]"),
+    "an update of a class too many": (
+        call(SAMPLER.update, [3], [1.0]),
+        r"classes must .*got \[3\]",
+    ),
     "an update of two lengths": (call(SAMPLER.update, [0, 1], [1.0]), r"one loss for each, got"),
     "another state": (call(SAMPLER.load_state_dict, {}), r"state must hold .*got \[\]"),
     "a state of another size": (
@@ -608,8 +695,9 @@ CLASSWISE = {
     "a ball that is a number": (classwise(NET, D, 0.1), r"ball must be a ball, .*got 0.1"),
 }
 eigen = partial(call, sharpness.largest_eigenvalue)
-PRODUCT = sharpness.hessian_product(LINEAR, Images(A.view(4, 1, 1, 4), B, D.classes),
-                                    loss=lambda z, b: z.flatten(1).square().sum(1))
+PRODUCT = sharpness.hessian_product(
+    LINEAR, Images(A.view(4, 1, 1, 4), B, D.classes), loss=lambda z, b: z.flatten(1).square().sum(1)
+)
 SHARPNESS = {
     "no iteration": (eigen(net(), D, iterations=0), r"iterations must be .*>= 1, got 0"),
     "half an iteration": (eigen(net(), D, iterations=2.5), r"iterations must .*whole.*got 2.5"),
@@ -627,7 +715,10 @@ SHARPNESS = {
     ),
     "training mode": (eigen(net(), D), lambda pair: pair.residual >= 0),
     "in place": (eigen(IN_PLACE, D), lambda pair: pair.residual >= 0),
-    "a product of another length": (call(PRODUCT, torch.ones(3)), r"v must be .*\[15\], got .*\[3\]"),
+    "a product of another length": (
+        call(PRODUCT, torch.ones(3)),
+        r"v must be .*\[15\], got .*\[3\]",
+    ),
     "a product of doubles": (call(PRODUCT, torch.ones(15).double()), r"v must be .*float64"),
     "a product with NaN": (call(PRODUCT, torch.ones(15) * NAN), r"v must be finite, got NaN"),
     "a product with 0": (call(PRODUCT, torch.zeros(15)), near(torch.zeros(15))),
@@ -641,6 +732,7 @@ def test_fairness_and_sharpness(asked, expected):
 
 def test_the_table_is_as_large_as_it_should_be():
     tables = [t for t in globals().values() if isinstance(t, dict)]
-    count = sum(isinstance(row, tuple) and isinstance(row[0], Call) for t in tables
-                for row in t.values())
+    count = sum(
+        isinstance(row, tuple) and isinstance(row[0], Call) for t in tables for row in t.values()
+    )
     assert count >= 200, count

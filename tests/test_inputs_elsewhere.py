@@ -53,7 +53,10 @@ TRANSPORT = {
     "infinity": (w(X + INF, Y), r"x must be finite, got NaN or infinity"),
     "complex": (w(X * 1j, Y), r"x must hold real numbers, got complex"),
     "texts": (w(np.array([["a"]]), Y), r"x must hold real numbers, got <U1"),
-    "ragged lists": (w([[0.0], [1.0, 2.0]], Y), r"x must hold rows of real numbers, got \[\[0.0\], \["),
+    "ragged lists": (
+        w([[0.0], [1.0, 2.0]], Y),
+        r"x must hold rows of real numbers, got \[\[0.0\], \[",
+    ),
     "no values": (w(X.to("meta"), Y), r"x must hold values, got .*meta"),
     "q below 1": (w(X, Y, 0.5), r"q must be in \[1, infinity\), got 0.5"),
     "an infinite q": (w(X, Y, INF), r"q must be in \[1, infinity\), got inf"),
@@ -76,7 +79,10 @@ TRANSPORT = {
     "bfloat16": (w(X.bfloat16(), Y.bfloat16()), near(3.0)),
     "float16 weights": (w(X, Y, 1, HALVES.half()), near(3.0)),
     "huge points": (w(X.double() * 1e300, Y.double() * 1e300), lambda d: abs(d / 3e300 - 1) < 1e-9),
-    "tiny points": (w(X.double() * 1e-300, Y.double() * 1e-300), lambda d: abs(d * 1e300 - 3) < 1e-9),
+    "tiny points": (
+        w(X.double() * 1e-300, Y.double() * 1e-300),
+        lambda d: abs(d * 1e300 - 3) < 1e-9,
+    ),
     "a huge q": (w(X, Y, 1e6), r"q=1e\+06 is too large .*: .*take a smaller q"),
     "a large q": (w(X, Y, 50), near(3.0)),
     "a point's potentials": (call(kantorovich_potentials, X[:1], Y[:1]), anything),
@@ -122,10 +128,16 @@ PUSHED = {
     "no repeat": (rate(draw, [5, 10], repeats=0), r"repeats must be >= 1, got 0"),
     "half a repeat": (rate(draw, [5, 10], repeats=1.5), r"repeats must be .*whole.*got 1.5"),
     "a q below 1": (rate(draw, [5, 10], q=0.0), r"q must be in \[1, infinity\), got 0.0"),
-    "a draw too many": (rate(lambda n, g: draw(n + 1, g), [5, 10]), r"draw must give n .*got 6 and"),
+    "a draw too many": (
+        rate(lambda n, g: draw(n + 1, g), [5, 10]),
+        r"draw must give n .*got 6 and",
+    ),
     "a draw of a number": (rate(lambda n, g: 1.0, [5, 10]), r"draw must give n points, got float"),
     "draws of NaN": (rate(lambda n, g: draw(n, g) * NAN, [5, 10]), r"must be finite, got NaN"),
-    "draws of one point": (rate(lambda n, g: torch.zeros(n), [5, 10]), r"draw must give different points, got one"),
+    "draws of one point": (
+        rate(lambda n, g: torch.zeros(n), [5, 10]),
+        r"draw must give different points, got one",
+    ),
 }
 
 
@@ -200,7 +212,10 @@ BOUNDS = {
         call(lipschitz_constant, nn.Sequential(nn.Linear(2, 1).requires_grad_(False))),
         lambda constant: constant > 0,
     ),
-    "from integers": (lower(steep, torch.ones(2, 2).long()), r"start must hold floats, got torch.i"),
+    "from integers": (
+        lower(steep, torch.ones(2, 2).long()),
+        r"start must hold floats, got torch.i",
+    ),
     "from nowhere": (lower(steep, torch.ones(0, 2)), r"start must hold .*one point or more, got"),
     "from a list": (lower(steep, [[1.0]]), r"start must be a tensor, got list"),
     "from NaN": (lower(steep, torch.ones(2, 2) * NAN), r"start must be finite, got NaN"),
@@ -227,7 +242,10 @@ PENALTIES = {
     "NaN": (penalty(steep, X * NAN, Y), r"real must be finite, got NaN"),
     "a negative weight": (penalty(steep, X, Y, -1.0), r"weight must be finite and >= 0, got -1.0"),
     "a weight of NaN": (penalty(steep, X, Y, NAN), r"weight must be finite and >= 0, got nan"),
-    "two numbers": (penalty(lambda a: a, X, Y, generator=torch.Generator()), r"one value a sample, got \[2, 2\] for 2"),
+    "two numbers": (
+        penalty(lambda a: a, X, Y, generator=torch.Generator()),
+        r"one value a sample, got \[2, 2\] for 2",
+    ),
     "no gradient": (
         penalty(lambda a: a.detach()[:, 0], X, Y, generator=torch.Generator()),
         r"no gradient.*: look",
@@ -242,7 +260,10 @@ PENALTIES = {
     "clip to NaN": (call(clip_weights_, dense(), NAN), r"c must be finite and > 0, got nan"),
     "clip to a text": (call(clip_weights_, dense(), "0.1"), r"c must be finite and > 0, got '0.1'"),
     "an unknown layer": (call(normalize_spectrally_, BATCH_NORM), r"no bound is known for Batch"),
-    "a convolution alone": (call(normalize_spectrally_, CONVOLUTION), r"give input_shape=\(c, h, w"),
+    "a convolution alone": (
+        call(normalize_spectrally_, CONVOLUTION),
+        r"give input_shape=\(c, h, w",
+    ),
 }
 
 
@@ -261,13 +282,19 @@ def trained(train=train_wgan, real=REAL, noise=None, **settings):
 
 
 OBJECTIVES = {
-    "an unknown constraint": (call(wgan_objective, dense(), "clamp"), r"constraint must .*got 'clam"),
+    "an unknown constraint": (
+        call(wgan_objective, dense(), "clamp"),
+        r"constraint must .*got 'clam",
+    ),
     "no clip": (call(wgan_objective, dense(), "clip", clip=0.0), r"clip must .*> 0, got 0.0"),
     "a clip of text": (call(wgan_objective, dense(), clip="1"), r"clip must be finite .*got '1'"),
     "a negative penalty": (call(wgan_objective, dense(), penalty=-1.0), r"penalty must .*got -1.0"),
     "a penalty of NaN": (call(wgan_objective, dense(), penalty=NAN), r"penalty must .*got nan"),
     "an unknown loss": (call(gan_objective, "hinge"), r"loss must be one of .*got 'hinge'"),
-    "two lengths": (call(js_divergence, HALVES, torch.ones(1)), r"must both be \[k\].*\[2\].*\[1\]"),
+    "two lengths": (
+        call(js_divergence, HALVES, torch.ones(1)),
+        r"must both be \[k\].*\[2\].*\[1\]",
+    ),
     "matrices": (call(js_divergence, X, X), r"must both be \[k\], got \[2, 2\]"),
     "no outcome": (call(js_divergence, HALVES[:0], HALVES[:0]), r"must both be \[k\].*got \[0\]"),
     "a sum of 2": (call(js_divergence, 2 * HALVES, HALVES), r"p must .*add up to 1, got .*2.0"),
@@ -277,7 +304,10 @@ OBJECTIVES = {
     "integers": (call(js_divergence, [1, 0], [0, 1]), near(math.log(2))),
     "no noise": (call(gan.gaussian, 0), r"dim must be >= 1, got 0"),
     "half a dimension": (call(gan.gaussian, 1.5), r"dim must be a whole number, got 1.5"),
-    "no hidden unit": (call(gan.point_generator, hidden=(0,)), r"hidden must hold whole .*got \(0,"),
+    "no hidden unit": (
+        call(gan.point_generator, hidden=(0,)),
+        r"hidden must hold whole .*got \(0,",
+    ),
     "no dimension": (call(gan.point_critic, 0), r"dim must be >= 1, got 0"),
     "no channel": (call(gan.image_critic, 0), r"channels must be >= 1, got 0"),
     "half a channel": (call(gan.image_generator, 4, 1.5), r"channels must be a whole .*got 1.5"),
@@ -341,7 +371,10 @@ GAMES = {
         r"project must return \(x, y\).*got Tensor",
     ),
     "no phi": (ahead(None, ONE, ONE, 0.1, 2), r"phi must be a function .*got None"),
-    "a constant": (ahead(lambda x, y: ONE, ONE, ONE, 0.1, 2), lambda path: near([1, 1, 1])(path[0])),
+    "a constant": (
+        ahead(lambda x, y: ONE, ONE, ONE, 0.1, 2),
+        lambda path: near([1, 1, 1])(path[0]),
+    ),
     "one of two": (
         call(games.optimistic_gradient, lambda x, y: x * x, ONE, ONE, 0.1, 1),
         lambda path: near([1, 1])(path[1]),
@@ -363,19 +396,34 @@ MODELS = {
     "an activation": (call(models.mlp, activation="gelu"), r"activation must be one of .*'gelu'"),
     "no deviation": (call(models.mlp, std=0.0), r"std must be > 0, got \[0.0\]"),
     "a mean of NaN": (call(models.mlp, mean=NAN), r"mean must be finite, got \[nan\]"),
-    "two means": (call(models.mlp, mean=(0.1, 0.2)), r"mean must be a number or .* 1 channels, got 2"),
+    "two means": (
+        call(models.mlp, mean=(0.1, 0.2)),
+        r"mean must be a number or .* 1 channels, got 2",
+    ),
     "a mean of text": (call(models.mlp, mean="0.1"), r"mean must be a number or .*got '0.1'"),
     "a small image": (call(models.cnn, (1, 3, 3)), r"shape must be .*4x4 or more, got \(1, 3, 3\)"),
     "a flat image": (call(models.cnn, (784,)), r"shape must be .*4x4 or more, got \(784,\)"),
-    "a norm": (call(models.resnet8, norm="layer"), r"norm must be one of batch, group, got 'layer'"),
+    "a norm": (
+        call(models.resnet8, norm="layer"),
+        r"norm must be one of batch, group, got 'layer'",
+    ),
     "no class of a resnet": (call(models.resnet8, 0), r"classes must hold whole numbers >= 1"),
     "a seed of text": (call(models.mlp, seed="0"), r"seed must be a whole number, got '0'"),
-    "one channel of three": (call(NORMALIZE, torch.ones(2, 1, 4, 4)), r"\[n, 3, ...\].*\[2, 1, 4, 4"),
+    "one channel of three": (
+        call(NORMALIZE, torch.ones(2, 1, 4, 4)),
+        r"\[n, 3, ...\].*\[2, 1, 4, 4",
+    ),
     "no batch": (call(NORMALIZE, torch.ones(3, 4, 4)), r"batch \[n, 3, ...\].*got \[3, 4, 4\]"),
     "a list of pixels": (call(NORMALIZE, [[1.0]]), r"a must be a tensor, got list"),
-    "bytes": (call(NORMALIZE, torch.ones(2, 3, 4, 4).byte()), r"a must hold floats, got torch.uint8"),
+    "bytes": (
+        call(NORMALIZE, torch.ones(2, 3, 4, 4).byte()),
+        r"a must hold floats, got torch.uint8",
+    ),
     "an empty batch": (call(NORMALIZE, torch.ones(0, 3, 4, 4)), like([0, 3, 4, 4])),
-    "logits of one dimension": (call(predict, torch.ones(3)), r"logits must be \[n, classes\].*\[3\]"),
+    "logits of one dimension": (
+        call(predict, torch.ones(3)),
+        r"logits must be \[n, classes\].*\[3\]",
+    ),
     "logits without classes": (call(predict, torch.ones(3, 0)), r"logits must be .*got \[3, 0\]"),
     "a list of logits": (call(predict, [[1.0]]), r"logits must be a tensor, got list"),
     "no logits": (call(predict, torch.ones(0, 3)), like([0], torch.int64)),
@@ -404,7 +452,10 @@ DATA = {
     "pixels below 0": (call(Images, A - 0.5, B, TWO), r"pixels must be in \[0, 1\], got \[-0.5"),
     "NaN": (call(Images, A * NAN, B, TWO), r"pixels must be in \[0, 1\], got \[nan"),
     "short labels": (call(Images, A, B.int(), TWO), r"b must be int64 \[4\], got torch.int32"),
-    "labels in a column": (call(Images, A, B[:, None], TWO), r"b must be int64 \[4\], got .*\[4, 1"),
+    "labels in a column": (
+        call(Images, A, B[:, None], TWO),
+        r"b must be int64 \[4\], got .*\[4, 1",
+    ),
     "too few labels": (call(Images, A, B[:3], TWO), r"b must be int64 \[4\], got .*\[3\]"),
     "a label too large": (call(Images, A, B + 1, TWO), r"labels must be 0 to 1, got 1 to 2"),
     "a label below 0": (call(Images, A, B - 1, TWO), r"labels must be 0 to 1, got -1 to 0"),
@@ -413,7 +464,10 @@ DATA = {
     "no entry chosen": (call(IMAGES.__getitem__, []), lambda images: len(images) == 0),
     "one chosen": (call(IMAGES.__getitem__, -1), lambda images: images.a.shape == (1, 1, 2, 2)),
     "a name chosen": (call(IMAGES.__getitem__, "0"), r"index must .*got '0'"),
-    "one too many": (call(IMAGES.__getitem__, 4), Raises(IndexError, r"index must .*4 images.*got 4")),
+    "one too many": (
+        call(IMAGES.__getitem__, 4),
+        Raises(IndexError, r"index must .*4 images.*got 4"),
+    ),
     "a mask of floats": (
         call(data.Phantoms, EYES.a, EYES.b, EYES.classes, EYES.mask.float()),
         r"mask must be bool \[2, 16, 16\], got torch.float32",
@@ -492,7 +546,10 @@ RUNS = {
     "uneven rows": (call(processes.local_rows, torch.ones(3)), like([3])),
     "no result": (kept({}), r"needs at least one variant"),
     "a variant without a row": (kept({"ours": []}), r"a row for each of them"),
-    "a result of NaN": (kept({"ours": [{"seed": 0, "error": NAN}]}), r"error must be finite, got nan"),
+    "a result of NaN": (
+        kept({"ours": [{"seed": 0, "error": NAN}]}),
+        r"error must be finite, got nan",
+    ),
     "rows of two kinds": (
         kept({"ours": [{"seed": 0, "error": 0.1}, {"seed": 1}]}),
         r"the rows of 'ours' must hold the same names, got .*error",
@@ -533,7 +590,10 @@ PAGES = {
         r"no case tells the slip 'twice' from right: add",
     ),
     "right is NaN": (check(right, lambda x: NAN, [(1.0,)]), r"'right' must return .*without NaN"),
-    "a negative tolerance": (check(right, right, [(1.0,)], tolerance=-1.0), r"tolerance .*got -1.0"),
+    "a negative tolerance": (
+        check(right, right, [(1.0,)], tolerance=-1.0),
+        r"tolerance .*got -1.0",
+    ),
     "no answer": (check(None, right, [(1.0,)]), anything),
     "an answer that is a number": (check(3.0, right, [(1.0,)]), anything),
     "an answer of NaN": (check(lambda x: NAN, right, [(1.0,)]), anything),
@@ -544,7 +604,10 @@ PAGES = {
     "no alt text": (call(plots.checked_alt, ""), r"alt must be a sentence .*got ''"),
     "a word": (call(plots.checked_alt, "A line"), r"alt must be a sentence .*got 'A line'"),
     "an alt that is no text": (call(plots.checked_alt, None), r"alt must be a sentence .*got None"),
-    "a figure without alt": (call(plots.show, None, "plot"), r"alt must be a sentence .*got 'plot'"),
+    "a figure without alt": (
+        call(plots.show, None, "plot"),
+        r"alt must be a sentence .*got 'plot'",
+    ),
     "no control": (
         call(interactive.frames, lambda figure: SENTENCE, {}, still=[]),
         r"every control needs choices, got \{\}",
@@ -578,12 +641,15 @@ def test_pages(asked, expected, capsys):
 def test_a_page_on_an_unknown_device(monkeypatch):
     for name in ("gpu", "meta"):
         monkeypatch.setenv("COURSE_DEVICE", name)
-        with pytest.raises(RuntimeError, match=rf"COURSE_DEVICE={name} is not at hand .*; unset it"):
+        with pytest.raises(
+            RuntimeError, match=rf"COURSE_DEVICE={name} is not at hand .*; unset it"
+        ):
             setup()
 
 
 def test_the_table_is_as_large_as_it_should_be():
     tables = [t for t in globals().values() if isinstance(t, dict)]
-    count = sum(isinstance(row, tuple) and isinstance(row[0], Call) for t in tables
-                for row in t.values())
+    count = sum(
+        isinstance(row, tuple) and isinstance(row[0], Call) for t in tables for row in t.values()
+    )
     assert count >= 200, count

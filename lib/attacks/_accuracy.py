@@ -7,8 +7,9 @@ from torch import Tensor
 
 from lib.attacks._ascent import Function, StepSize
 from lib.attacks._attack import checked, planned, warn_without_gradient
+from lib.attacks._climbers import Climbers, Look
 from lib.attacks._losses import Loss, cross_entropy
-from lib.attacks._search import Climbers, Look, Search
+from lib.attacks._search import Search
 from lib.balls import Ball
 from lib.checks import check_counts, check_tensor
 from lib.models import predict

@@ -21,9 +21,8 @@ import torch
 from torch import Tensor
 
 from lib.attacks._losses import Loss, cross_entropy
-from lib.balls import L1, Ball, Bound, LInf, check_ball, check_box
-from lib.balls._box import box
-from lib.checks import check_counts, check_floats, in_place_refused
+from lib.balls import L1, Ball, Bound, LInf, check_ball, check_box, clip
+from lib.checks import check_counts, check_floats, checked_by, in_place_refused
 
 Function = Callable[[Tensor], Tensor]
 StepSize = float | Sequence[float] | Tensor
@@ -43,6 +42,12 @@ def loss_of(model: Function, a: Tensor, b: Tensor, *, loss: Loss = cross_entropy
     return lambda eta: loss(model(a + eta), b)
 
 
+def _check_start(eta0: Tensor, ball: Ball) -> None:
+    check_floats("eta0", eta0)
+    check_ball(ball)
+
+
+@checked_by(_check_start)
 def fgsm(f: Function, eta0: Tensor, ball: Ball, low: Bound = None, high: Bound = None) -> Tensor:
     """``argmax ⟨∇f(η⁰), η⟩`` over the ball, or the ball and the box: FGSM (slide 9, def-fgsm).
 
@@ -58,11 +63,10 @@ def fgsm(f: Function, eta0: Tensor, ball: Ball, low: Bound = None, high: Bound =
     >>> fgsm(f, torch.zeros(1, 2), LInf(0.25)).tolist()
     [[0.25, -0.25]]
     """
-    check_floats("eta0", eta0)
-    check_ball(ball)
     return ball.lmo(_gradient(f, eta0), low, high)
 
 
+@checked_by(_check_start)
 def pga(
     f: Function,
     eta0: Tensor,
@@ -92,9 +96,7 @@ def pga(
     >>> pga(f, torch.zeros(1, 2), LInf(1.0), step_size=0.5, steps=2).tolist()
     [[1.0, -0.5]]
     """
-    check_floats("eta0", eta0)
-    check_ball(ball)
-    check_box(low, high, eta0)
+    check_box(low, high)
     alphas, project = step_sizes(step_size, steps), projection(ball, eta0, low, high)
     eta = eta0.detach()
     for alpha in alphas:
@@ -107,6 +109,19 @@ def pga(
     return eta
 
 
+def _check_step(
+    gradient: Tensor, zeta: Tensor, eps: float | Tensor, smoothness: float | Tensor
+) -> None:
+    check_floats("zeta", zeta)
+    check_floats("gradient", gradient)
+    if gradient.shape != zeta.shape:
+        raise ValueError(f"gradient must be {list(zeta.shape)} as zeta, got {list(gradient.shape)}")
+    LInf(eps).radius(zeta)  # one for all, or one for each sample
+    if torch.is_tensor(smoothness) and smoothness.dim() and len(smoothness) != len(zeta):
+        raise ValueError(f"smoothness must be a number or [{len(zeta)}], got {smoothness.tolist()}")
+
+
+@checked_by(_check_step)
 def mm_step(
     gradient: Tensor, zeta: Tensor, eps: float | Tensor, smoothness: float | Tensor
 ) -> Tensor:
@@ -132,18 +147,11 @@ def mm_step(
     >>> mm_step(g, torch.zeros(1, 2), eps=1.0, smoothness=8.0).tolist()  # t* = (3 + 1) / 8
     [[0.5, -0.5]]
     """
-    check_floats("zeta", zeta)
-    check_floats("gradient", gradient)
-    if gradient.shape != zeta.shape:
-        raise ValueError(f"gradient must be {list(zeta.shape)} as zeta, got {list(gradient.shape)}")
     ones = [1] * (zeta.dim() - 1)
-    eps = LInf(eps).radius(zeta)
-    smoothness = torch.as_tensor(smoothness, dtype=zeta.dtype, device=zeta.device)
-    if smoothness.dim() and smoothness.shape != zeta.shape[:1]:
-        raise ValueError(
-            f"smoothness must be a number or [{len(zeta)}], got {list(smoothness.shape)}"
-        )
-    smoothness = smoothness.reshape(-1, *ones)
+    eps, smoothness = (
+        torch.as_tensor(c, dtype=zeta.dtype, device=zeta.device).reshape(-1, *ones)
+        for c in (eps, smoothness)
+    )
     if not (torch.isfinite(smoothness) & (smoothness > 0)).all():
         raise ValueError(f"smoothness must be finite and > 0, got {smoothness.flatten().tolist()}")
     if not (zeta.abs() <= eps).all():
@@ -193,7 +201,9 @@ def _gradient(f: Function, eta: Tensor) -> Tensor:
                 f'got {got}: a loss needs reduction="none"'
             )
         if not value.requires_grad:
-            raise ValueError("f must have a gradient in eta, got values without one: look for detach and no_grad")
+            raise ValueError(
+                "f must have a gradient in eta, got values without one: look for detach and no_grad"
+            )
         [g] = torch.autograd.grad(value.sum(), eta, materialize_grads=True)
     if not torch.isfinite(g.sum()) and not torch.isfinite(g).all():
         raise FloatingPointError("f's gradient is not finite: look for NaN and infinity in f")
@@ -217,7 +227,6 @@ def projection(ball: Ball, like: Tensor, low: Bound, high: Bound) -> Function:
     if not isinstance(ball, LInf):
         return lambda v: ball.project(v, low, high, check=False)
     # The ℓ∞ ball is a box, and so is what it shares with a box: one clamp projects on both.
-    eps, (low, high) = ball.radius(like), box(like, low, high)
-    least = -eps if low is None else torch.maximum(low, -eps)
-    most = eps if high is None else torch.minimum(high, eps)
+    eps = ball.radius(like).expand_as(like)
+    least, most = clip(-eps, low, None), clip(eps, None, high)
     return lambda v: v.clamp_(least, most)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lib.attacks._ascent import Function, StepSize, step_sizes
+from lib.attacks._climbers import Sweep
 from lib.attacks._losses import Loss, cross_entropy
-from lib.attacks._search import Search, Sweep
+from lib.attacks._search import Search
 from lib.balls import L2, Ball, check_ball
 from lib.checks import check_counts, check_tensor
 

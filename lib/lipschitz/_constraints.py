@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -13,7 +14,7 @@ from torch.nn.grad import conv2d_input
 from torch.nn.utils import parametrize
 
 from lib.balls import L2, Ball, check_ball
-from lib.checks import check_floats, check_number, check_tensor
+from lib.checks import check_floats, check_number, check_tensor, checked_by
 from lib.lipschitz._bounds import (
     Critic,
     evaluated,
@@ -26,6 +27,7 @@ from lib.runs import processes
 EUCLIDEAN = L2(1.0)
 
 
+@checked_by(check_ball)
 def gradient_penalty(
     critic: Critic,
     real: Tensor,
@@ -54,8 +56,8 @@ def gradient_penalty(
     >>> gradient_penalty(lambda a: 3 * a[:, 0], real, fake).item()  # 10 (3 − 1)²
     40.0
     """
-    check_number("weight", weight)
-    check_ball(ball)
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"weight must be finite and >= 0, got {weight}")
     z = _on_the_segments(real, fake, generator).requires_grad_()
     excess = ball.dual_norm(input_gradient(critic, z)) - 1
     return weight * (excess.clamp(min=0) if one_sided else excess).square().mean()

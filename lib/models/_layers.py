@@ -81,7 +81,9 @@ class Normalize(nn.Module):
             try:
                 numbers = torch.as_tensor(value, dtype=torch.float32).reshape(-1)
             except (TypeError, ValueError, RuntimeError):
-                raise ValueError(f"{name} must be a number or one a channel, got {value!r}") from None
+                raise ValueError(
+                    f"{name} must be a number or one a channel, got {value!r}"
+                ) from None
             if len(numbers) not in (1, self.channels):
                 raise ValueError(
                     f"{name} must be a number or hold one for each of {self.channels} channels, "

@@ -54,7 +54,13 @@ def checksum(*tensors: Tensor) -> int:
 
 @dataclass
 class Fingerprint:
-    """Names and texts. Of ``options``, a torch object's own, only those that both have count."""
+    """Names and texts. Of ``options``, a torch object's own, only those that both have count.
+
+    >>> described = Fingerprint()
+    >>> described.add("eps", 0.3)
+    >>> described.settings
+    {'eps': '0.3'}
+    """
 
     settings: dict[str, str] = field(default_factory=dict)
     options: dict[str, str] = field(default_factory=dict)

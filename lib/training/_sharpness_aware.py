@@ -17,7 +17,7 @@ from torch.func import functional_call, vmap
 
 from lib.attacks import Loss, StepSize, cross_entropy, step_sizes
 from lib.balls import L2
-from lib.checks import check_counts, check_function, check_number
+from lib.checks import check_counts, check_number
 from lib.training._gradients import (
     averaged,
     check_differentiable,
@@ -54,7 +54,6 @@ def sharpness_aware(rho: float, *, loss: Loss = cross_entropy, per_sample: bool 
     0.05
     """
     _ball("rho", rho)
-    check_function("loss", loss, "lib.attacks.cross_entropy")
     gradient = partial(sharpness_aware_gradient, rho=rho, loss=loss)
     if per_sample:
         gradient = partial(sharpness_aware_gradient_per_sample, rho=rho, loss=loss)
@@ -128,7 +127,6 @@ def ball_stability(
     """
     ball = _ball("eps", eps)
     check_counts(steps=steps)
-    check_function("loss", loss, "lib.attacks.cross_entropy")
     check_generator(generator)
     if step_size is None:
         step_size = [eps * (1 + math.cos(math.pi * i / steps)) for i in range(steps)]

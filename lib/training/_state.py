@@ -31,6 +31,10 @@ class Sampler(Protocol):
 
     A ``settings``, a mapping, may say what it is; else its attributes do. They are compared when
     a run goes on from its checkpoint.
+
+    >>> from lib.fairness import ClassFocusedSampler
+    >>> len(ClassFocusedSampler(torch.tensor([0, 1, 1])).draw(5))
+    5
     """
 
     def draw(self, n: int) -> Tensor: ...  # indices [n]

@@ -42,6 +42,10 @@ from lib.training._gradients import (
 )
 
 Gradient = Callable[[nn.Module, Tensor, Tensor], Tensor]  # sets .grad, returns the mean loss
+FUNCTIONS = {  # among the settings, and what they may be
+    "loss": "lib.attacks.cross_entropy",
+    "attack": "partial(lib.attacks.attack, ball=LInf(0.1))",
+}
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,11 @@ class Update:
     generators: tuple[torch.Generator, ...] = ()
     state: Any = None
 
+    def __post_init__(self) -> None:
+        for name, such_as in FUNCTIONS.items():
+            if name in self.settings:
+                check_function(name, self.settings[name], such_as)
+
     def __call__(self, model: nn.Module, a: Tensor, b: Tensor) -> Tensor:
         return self.gradient(model, a, b)
 
@@ -83,7 +92,6 @@ def erm(loss: Loss = cross_entropy) -> Update:
     >>> erm()(model, a, b).requires_grad, model[-1].bias.grad.shape
     (False, torch.Size([3]))
     """
-    check_function("loss", loss, "lib.attacks.cross_entropy")
     return Update(partial(risk_gradient, loss=loss), {"name": "erm", "loss": loss})
 
 
@@ -114,9 +122,6 @@ def adversarial(
     >>> adversarial(attack).settings["attack"] is attack
     True
     """
-
-    check_function("attack", attack, "partial(lib.attacks.attack, ball=LInf(0.1))")
-    check_function("loss", loss, "lib.attacks.cross_entropy")
 
     def gradient(model: nn.Module, a: Tensor, b: Tensor) -> Tensor:
         if generator is None:
@@ -170,7 +175,6 @@ def danskin(
     check_ball(ball)
     check_counts(k=k, steps=steps)
     check_bounds(bounds)
-    check_function("loss", loss, "lib.attacks.cross_entropy")
     if torch.is_tensor(ball.eps) and ball.eps.dim():
         raise ValueError(f"eps must be one number for all minibatches, got {list(ball.eps.shape)}")
     check_number("weight_decay", weight_decay)

@@ -9,10 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib.checks import check_counts, check_floats, check_tensor
+from lib.checks import check_counts, check_floats, check_tensor, checked_by
 from lib.transport._wasserstein import wasserstein
 
 
+def _check_points(y: Tensor) -> None:
+    check_tensor("y", y)
+    if y.is_floating_point():
+        check_floats("y", y)
+
+
+@checked_by(_check_points)
 def pushed_density(
     density: Callable[[Tensor], Tensor],
     branches: Sequence[Callable[[Tensor], Tensor]],
@@ -33,10 +40,8 @@ def pushed_density(
     >>> pushed_density(uniform, [lambda y: y / 2], torch.tensor([[0.5], [3.0]])).tolist()
     [0.5, 0.0]
     """
-    check_tensor("y", y)
     if y.dim() != 2 or y.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"y must be float32 or float64 [n, d], got {y.dtype} {list(y.shape)}")
-    check_floats("y", y)
     if not branches:
         raise ValueError("needs at least one branch: an inverse of h on a piece of its domain")
     total = torch.zeros(len(y), dtype=y.dtype, device=y.device)

@@ -1,31 +1,46 @@
-"""Fairness between classes: who pays for the average (slides 25 and 26).
-
-Class-focused online learning (Pethick et al., 2023) trains for the worst class,
-``min_x max_c v_c(x)`` with v_c the robust risk of class c. A bandit chooses the classes while the
-model trains: it draws them, sees the loss of what it drew, and raises the weight of those that
-the model gets wrong.
-
-    class_focused_step     the bandit's update of its weights
-    ClassFocusedSampler    which classes, and which of their samples, to train on next
-    classwise_accuracy     how each class fares, clean or under attack, with confidence intervals
-"""
+"""The bandit that chooses which classes to train on (slide 26)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from lib.attacks import Function, Loss, StepSize, right_under_attack
-from lib.balls import Ball
-from lib.data import Images
+from lib.attacks import Loss
+from lib.checks import check_counts, check_floats, check_number, check_tensor, checked_by
 from lib.models import predict
 from lib.runs import processes
 
 
+def _check_batch(
+    w: Tensor, classes: Tensor, losses: Tensor, gamma: float, step_size: float
+) -> None:
+    check_tensor("classes", classes)
+    check_tensor("losses", losses)
+    check_floats("w", w)
+    if w.dim() != 1 or len(w) == 0:
+        raise ValueError(f"w must be [C], one weight a class, got {list(w.shape)}")
+    _check_settings(gamma, step_size)
+    if classes.dtype != torch.int64 or classes.dim() != 1 or losses.shape != classes.shape:
+        raise ValueError(
+            "needs classes, int64 [m], and one loss for each, got "
+            f"{classes.dtype} {list(classes.shape)} and {list(losses.shape)}"
+        )
+    unknown = classes[(classes < 0) | (classes >= len(w))]
+    if len(unknown):
+        raise ValueError(f"classes must be 0 to {len(w) - 1}, got {unknown.tolist()}")
+    if not torch.isfinite(losses).all():
+        raise ValueError("a loss is not finite: look for NaN in the losses")
+
+
+def _check_settings(gamma: float, step_size: float) -> None:
+    if isinstance(gamma, str) or not 0 <= gamma <= 1:
+        raise ValueError(f"gamma must be in [0, 1], got {gamma}")
+    check_number("step_size", step_size, positive=True)
+
+
+@checked_by(_check_batch)
 def class_focused_step(
     w: Tensor, classes: Tensor, losses: Tensor, gamma: float, step_size: float
 ) -> Tensor:
@@ -37,6 +52,8 @@ def class_focused_step(
     w: [C]; classes: int64 [m], drawn from p; losses: [m], for thm-regret in [0, 1]. The quotient
     makes the sum unbiased: its mean for class c is m times the mean loss of class c, however
     rarely the class is drawn. Returns new weights [C].
+    Raises ValueError for other shapes or types, classes that are not 0 to C − 1, settings out of
+    range, and weights or losses that are not finite.
 
     >>> import torch
     >>> from lib.fairness import class_focused_step
@@ -94,10 +111,7 @@ class ClassFocusedSampler:
                 f"class {int(self._count.argmin())} of {len(self._count)} has no sample: "
                 "number the classes 0, 1, ... without a hole"
             )
-        if not 0 <= gamma <= 1:
-            raise ValueError(f"gamma must be in [0, 1], got {gamma}")
-        if not 0 < step_size < float("inf"):
-            raise ValueError(f"step_size must be finite and > 0, got {step_size}")
+        _check_settings(gamma, step_size)
         self.gamma, self.step_size = gamma, step_size
         self.w = torch.zeros(len(self._count), dtype=torch.float64)
         self._generator = generator or torch.Generator().manual_seed(0)
@@ -117,8 +131,7 @@ class ClassFocusedSampler:
 
     def draw(self, n: int) -> Tensor:
         """Indices [n] of samples: n times a class from p, then one of its samples, uniformly."""
-        if n < 1:
-            raise ValueError(f"n must be >= 1, got {n}")
+        check_counts(n=n)
         c = torch.multinomial(self.p, n, replacement=True, generator=self._generator)
         u = torch.rand(n, dtype=torch.float64, generator=self._generator)
         return self._order[self._start[c] + (u * self._count[c]).long()]
@@ -131,14 +144,6 @@ class ClassFocusedSampler:
         """
         classes = torch.as_tensor(classes).cpu()
         losses = torch.as_tensor(losses, dtype=torch.float64, device="cpu").detach()
-        if classes.dtype != torch.int64 or classes.dim() != 1 or losses.shape != classes.shape:
-            raise ValueError(
-                "needs classes, int64 [m], and one loss for each, got "
-                f"{classes.dtype} {list(classes.shape)} and {list(losses.shape)}"
-            )
-        unknown = classes[(classes < 0) | (classes >= len(self.w))]
-        if len(unknown):
-            raise ValueError(f"classes must be 0 to {len(self.w) - 1}, got {unknown.tolist()}")
         w = class_focused_step(self.w, classes, losses, self.gamma, self.step_size)
         if not torch.isfinite(w).all():
             raise ValueError(
@@ -176,112 +181,3 @@ class ClassFocusedSampler:
             )
         self._generator.set_state(state["generator"].cpu())
         self.w = w.detach().cpu().clone()
-
-
-@dataclass(frozen=True, eq=False)
-class ClasswiseAccuracy:
-    """How many samples of each class a model gets right (slide 25).
-
-    right, count: int64 [C]; classes: the C names; confidence: of the intervals, in (0, 1)
-    """
-
-    classes: tuple[str, ...]
-    right: Tensor
-    count: Tensor
-    confidence: float = 0.95
-
-    @property
-    def accuracy(self) -> Tensor:
-        """``right / count`` [C], float64, in [0, 1]."""
-        return self.right.double() / self.count
-
-    @property
-    def interval(self) -> Tensor:
-        """[C, 2]: each class's lower and upper end, by Clopper and Pearson (1934).
-
-        It holds the class's true accuracy with at least the given confidence, each class taken
-        alone; for all C at once take 1 − (1 − confidence) / C.
-        """
-        from scipy.stats import binomtest
-
-        pairs = zip(self.right.tolist(), self.count.tolist(), strict=True)
-        ends = [binomtest(*pair).proportion_ci(self.confidence, "exact") for pair in pairs]
-        return torch.tensor([[end.low, end.high] for end in ends], dtype=torch.float64)
-
-    @property
-    def average(self) -> float:
-        """The accuracy over all samples."""
-        return int(self.right.sum()) / int(self.count.sum())
-
-    @property
-    def worst(self) -> float:
-        """The accuracy of the class with the lowest."""
-        return float(self.accuracy.min())
-
-    @property
-    def gap(self) -> float:
-        """The highest accuracy of a class minus the lowest."""
-        return float(self.accuracy.max()) - self.worst
-
-
-def classwise_accuracy(
-    model: Function,
-    data: Images,
-    ball: Ball | None = None,
-    steps: int | None = None,
-    step_size: StepSize | None = None,
-    restarts: int = 1,
-    bounds: tuple[float, float] = (0.0, 1.0),
-    generator: torch.Generator | None = None,
-    *,
-    loss: Loss | None = None,
-    confidence: float = 0.95,
-    batch_size: int = 500,
-) -> ClasswiseAccuracy:
-    """The accuracy of each class: clean (ball None), or robust under an attack (slide 25).
-
-    ball, steps, step_size, restarts, bounds, generator, loss: those of
-    ``attacks.right_under_attack``, which counts a sample as right when no point of the attack is
-    misclassified; loss None is its default. The model must be in evaluation mode.
-    confidence: of the intervals, in (0, 1); batch_size: samples at a time.
-    Raises ValueError for a class without a sample, which has no accuracy, for attack settings
-    without a ball, and as ``attacks.right_under_attack`` does.
-
-    >>> import torch
-    >>> from lib.data import Images
-    >>> from lib.fairness import classwise_accuracy
-    >>> a = torch.tensor([0.1, 0.7, 0.8, 0.9]).reshape(4, 1, 1, 1)
-    >>> data = Images(a, torch.tensor([0, 0, 1, 1]), ("dark", "bright"))
-    >>> classwise_accuracy(lambda a: a.flatten(1) - 0.5, data).accuracy.tolist()  # one logit
-    [0.5, 1.0]
-    """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be in (0, 1), got {confidence}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be >= 1, got {batch_size}")
-    given = {"steps": steps, "step_size": step_size, "generator": generator, "loss": loss}
-    settings: dict[str, Any] = {n: value for n, value in given.items() if value is not None}
-    settings |= {"restarts": restarts} if restarts != 1 else {}
-    settings |= {"bounds": bounds} if tuple(bounds) != (0.0, 1.0) else {}
-    if ball is None and settings:
-        raise ValueError(f"{', '.join(settings)} are an attack's: give its ball too")
-    if isinstance(model, torch.nn.Module) and any(part.training for part in model.modules()):
-        raise ValueError("the model is in training mode: call model.eval() first")
-    count = data.b.cpu().bincount(minlength=len(data.classes))
-    if not count.all():
-        empty = data.classes[int(count.argmin())]
-        raise ValueError(f"class {empty!r} has no sample: choose data that hold every class")
-
-    if ball is None:
-        right = _right(model, data.a, data.b, batch_size)
-    else:
-        right = right_under_attack(model, data.a, data.b, ball, batch_size=batch_size, **settings)
-    of_class = data.b[right].cpu().bincount(minlength=len(count))
-    return ClasswiseAccuracy(data.classes, of_class, count, confidence)
-
-
-@torch.no_grad()
-def _right(model: Function, a: Tensor, b: Tensor, batch_size: int) -> Tensor:
-    """Which samples [n] a model gets right; it may overwrite the copies that it is given."""
-    batches = zip(a.split(batch_size), b.split(batch_size), strict=True)
-    return torch.cat([predict(model(x.clone())) == y for x, y in batches])
