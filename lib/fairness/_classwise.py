@@ -77,21 +77,20 @@ def classwise_accuracy(
 ) -> ClasswiseAccuracy:
     """The accuracy of each class: clean (ball None), or robust under an attack (slide 25).
 
-        ball, steps, step_size, restarts, bounds, generator, loss: those of
-        ``attacks.right_under_attack``, which counts a sample as right when no point of the attack is
-        misclassified; loss None is its default. The model must be in evaluation mode.
-        confidence: of the intervals, in (0, 1); batch_size: samples at a time.
-        Raises ValueError for a class without a sample, which has no accuracy, for attack settings
-        without a ball, and as ``attacks.right_under_attack`` does.
+    ball, steps, step_size, restarts, bounds, generator, loss: those of
+    ``attacks.right_under_attack``, which counts a sample as right when no point of the attack is
+    misclassified; loss None is its default. The model must be in evaluation mode.
+    confidence: of the intervals, in (0, 1); batch_size: samples at a time.
+    Raises ValueError for data that are no Images, for a class without a sample, which has no
+    accuracy, for attack settings without a ball, and as ``attacks.right_under_attack`` does.
 
-        >>> import torch
-        >>> from lib.checks import check_counts, check_logits
-    from lib.data import Images, check_images
-        >>> from lib.fairness import classwise_accuracy
-        >>> a = torch.tensor([0.1, 0.7, 0.8, 0.9]).reshape(4, 1, 1, 1)
-        >>> data = Images(a, torch.tensor([0, 0, 1, 1]), ("dark", "bright"))
-        >>> classwise_accuracy(lambda a: a.flatten(1) - 0.5, data).accuracy.tolist()  # one logit
-        [0.5, 1.0]
+    >>> import torch
+    >>> from lib.data import Images
+    >>> from lib.fairness import classwise_accuracy
+    >>> a = torch.tensor([0.1, 0.7, 0.8, 0.9]).reshape(4, 1, 1, 1)
+    >>> data = Images(a, torch.tensor([0, 0, 1, 1]), ("dark", "bright"))
+    >>> classwise_accuracy(lambda a: a.flatten(1) - 0.5, data).accuracy.tolist()  # one logit
+    [0.5, 1.0]
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be in (0, 1), got {confidence}")

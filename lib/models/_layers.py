@@ -43,8 +43,9 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 def predict(logits: Tensor) -> Tensor:
     """The predicted classes [n]: of the largest logit; of a single logit, 1 if it is positive.
 
-    logits: [n, classes], or ValueError; [n, 1] for the two classes 0 and 1. A sample with a NaN among its
+    logits: [n, classes], or [n, 1] for the two classes 0 and 1. A sample with a NaN among its
     logits has no prediction: its class is −1, which no label is.
+    Raises ValueError for other shapes.
 
     >>> import torch
     >>> from lib.models import predict

@@ -160,7 +160,7 @@ def machine() -> dict[str, Any]:
 
 
 def _check_rows(results: Results) -> None:
-    """ValueError for rows of a variant that hold other names, and for numbers that are not finite."""
+    """ValueError for rows of a variant with other names, and for numbers that are not finite."""
     for variant, rows in results.items():
         for row in rows:
             if row.keys() != rows[0].keys():

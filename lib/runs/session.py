@@ -36,14 +36,13 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from lib.checks import check_counts
+from lib.checks import check_counts, check_device
 from lib.runs.checkpoints import Checkpoint, CheckpointError
 from lib.runs.seeds import torch_seeded
 
 __all__ = [
     "Session",
     "all_finite",
-    "check_device",
     "require_at_most",
     "require_finite",
     "torch_seeded",
@@ -209,21 +208,6 @@ def require_finite(**numbers: float | Tensor | Sequence[Tensor]) -> None:
             raise FloatingPointError(f"the {name.replace('_', ' ')} is not finite")
         if isinstance(number, float) and not isfinite(number):
             raise FloatingPointError(f"the {name.replace('_', ' ')} is {number}")
-
-
-def check_device(device: str | torch.device | None) -> None:
-    """ValueError for a device that torch does not know or that is not at hand; None is fine.
-
-    >>> check_device("gpu")
-    Traceback (most recent call last):
-    ValueError: device must be at hand, as "cpu" or "cuda", got 'gpu'
-    """
-    try:
-        at_hand = device is None or not torch.empty(1, device=device).is_meta
-    except (RuntimeError, AssertionError, TypeError):  # unknown to torch, or not in this machine
-        at_hand = False
-    if not at_hand:
-        raise ValueError(f'device must be at hand, as "cpu" or "cuda", got {device!r}')
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:

@@ -26,8 +26,8 @@ from lib.data import Images, check_images
 from lib.models import predict
 from lib.runs import processes
 from lib.runs.session import Session
-from lib.training._state import Evaluate, Sampler, TrainingState
 from lib.training._sharpness_aware import ball_stability, sharpness_aware
+from lib.training._state import Evaluate, Sampler, TrainingState
 from lib.training._updates import Gradient, adversarial, danskin, erm
 
 MAKERS: tuple[Any, ...] = (erm, adversarial, danskin, sharpness_aware, ball_stability)
