@@ -118,7 +118,12 @@ def check_device(device: str | torch.device | None) -> None:
 
 
 def check_logits(logits: Any, n: int) -> None:
-    """ValueError unless logits are floats [n, classes]."""
+    """ValueError unless logits are floats [n, classes].
+
+    >>> check_logits(torch.zeros(4), 4)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: the model must return logits, floats [4, classes], got torch.float32 [4]: ...
+    """
     fine = isinstance(logits, Tensor) and logits.is_floating_point()
     if not fine or logits.dim() != 2 or len(logits) != n or logits.shape[1] == 0:
         raise ValueError(
@@ -128,7 +133,12 @@ def check_logits(logits: Any, n: int) -> None:
 
 
 def check_labels(b: Any, logits: Tensor) -> None:
-    """ValueError for labels that are no classes of the logits [n, c]; one logit tells two apart."""
+    """ValueError for labels that are no classes of the logits [n, c]; one logit tells two apart.
+
+    >>> check_labels(torch.tensor([0, 3]), torch.zeros(2, 3))
+    Traceback (most recent call last):
+    ValueError: labels must lie in 0..2, got 0..3
+    """
     classes = max(2, logits.shape[1])
     if not isinstance(b, Tensor) or b.dtype != torch.int64 or b.shape != logits.shape[:1]:
         raise ValueError(f"labels must be int64 [{len(logits)}], got {_described(b)}")
@@ -141,7 +151,12 @@ def check_labels(b: Any, logits: Tensor) -> None:
 
 
 def check_losses(values: Any, b: Tensor) -> None:
-    """ValueError unless a loss returned one value for each of the labels [n]."""
+    """ValueError unless a loss returned one value for each of the labels [n].
+
+    >>> check_losses(torch.tensor(0.7), torch.tensor([0, 3]))
+    Traceback (most recent call last):
+    ValueError: loss must return one value a sample, [2], got []: use reduction="none"
+    """
     if not isinstance(values, Tensor) or values.shape != b.shape:
         raise ValueError(
             f"loss must return one value a sample, {list(b.shape)}, got "
@@ -152,7 +167,14 @@ def check_losses(values: Any, b: Tensor) -> None:
 
 @contextmanager
 def in_place_refused(name: str, leaf: Tensor) -> Iterator[None]:
-    """ValueError if a function, so named, changes the leaf that it is called with."""
+    """ValueError if a function, so named, changes the leaf that it is called with.
+
+    >>> a = torch.ones(2)
+    >>> with in_place_refused("the model", a):  # doctest: +ELLIPSIS
+    ...     _ = a.sub_(0.5)
+    Traceback (most recent call last):
+    ValueError: the model changes its input in place: let it begin with a copy ...
+    """
     changes = (
         f"{name} changes its input in place: let it begin with a copy (a = a - mean, not a -= mean)"
     )

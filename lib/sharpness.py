@@ -82,9 +82,7 @@ def largest_eigenvalue(
         def product(v: Array) -> Array:
             hv = times(torch.from_numpy(v).to(x[0])).double().cpu().numpy()
             if not np.isfinite(hv).all():
-                raise FloatingPointError(
-                    "the Hessian is not finite: look for a training that diverged"
-                )
+                raise FloatingPointError("the Hessian is not finite: has the training diverged?")
             return hv
 
         v = _top_vector(product, start.cpu().numpy(), tolerance, iterations)

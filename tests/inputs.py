@@ -23,7 +23,7 @@ from torch import nn
 SECONDS = 10
 REMEDY = re.compile(
     r"must|need|pass |give|call |choose|take|use |leave|look |ask|divide|number the|try |draw |"
-    r"add one|reduction|let it"
+    r"add one|expects|is it |reduction|let it"
 )
 ADDRESS = re.compile(r" at 0x[0-9a-f]+>")
 

@@ -335,7 +335,7 @@ SHARPNESS = {
     "labels out of range": (eigen(net(), MANY), r"labels must .*0..2, got 0..8"),
     "NaN": (
         eigen(Ending(lambda z: z * NAN), D),
-        Raises(FloatingPointError, r"Hessian is not finite: look"),
+        Raises(FloatingPointError, r"Hessian is not finite: has"),
     ),
     "training mode": (eigen(net(), D), lambda pair: pair.residual >= 0),
     "in place": (eigen(IN_PLACE, D), lambda pair: pair.residual >= 0),

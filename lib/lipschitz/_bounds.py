@@ -119,9 +119,7 @@ def lipschitz_lower_bound(
             a.requires_grad_()
             norm = L2(1.0).norm(input_gradient(model, a))
             if not torch.isfinite(norm).all():
-                raise FloatingPointError(
-                    "the model's gradient is not finite: look for a training that diverged"
-                )
+                raise FloatingPointError("the model's gradient is not finite: has it diverged?")
             best = max(best, float(norm.detach().max()))
             if step == steps or not norm.requires_grad:
                 break
@@ -139,9 +137,7 @@ def input_gradient(critic: Critic, a: Tensor) -> Tensor:
             got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"the critic must return one value a sample, got {got} for {len(a)}")
         if not value.requires_grad:
-            raise ValueError(
-                "the critic's value has no gradient: look for detach, and for a constant"
-            )
+            raise ValueError("the critic's value has no gradient: is it detached, or constant?")
         [g] = torch.autograd.grad(value.sum(), a, create_graph=True, materialize_grads=True)
     return g
 

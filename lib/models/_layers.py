@@ -102,7 +102,7 @@ class Normalize(nn.Module):
             raise ValueError(f"a must hold floats, got {a.dtype}: pass pixels in [0, 1]")
         if a.dim() != self.mean.dim() + 1 or a.shape[1] != self.channels:
             raise ValueError(
-                f"the model must be given a batch [n, {self.channels}, ...] of "
+                f"the model expects a batch [n, {self.channels}, ...] of "
                 f"{self.mean.dim() + 1} dimensions, got {list(a.shape)}"
             )
         return (a - self.mean) / self.std

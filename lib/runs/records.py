@@ -160,22 +160,26 @@ def machine() -> dict[str, Any]:
 
 
 def _check_rows(results: Results) -> None:
-    """ValueError for rows of a variant with other names, and for numbers that are not finite."""
+    """ValueError for rows without the first one's numbers, and for numbers that are not finite."""
     for variant, rows in results.items():
         for row in rows:
-            if row.keys() != rows[0].keys():
-                both = f"{sorted(rows[0])} and {sorted(row)}"
-                raise ValueError(f"the rows of {variant!r} must hold the same names, got {both}")
+            missing = sorted(_numbers(rows[0]).keys() - row.keys())
+            if missing:
+                raise ValueError(f"each row of {variant!r} must hold {missing}, got {dict(row)}")
             for name, value in row.items():
                 if isinstance(value, float) and not math.isfinite(value):
                     raise ValueError(f"{name} must be finite, got {value} in {variant!r}")
 
 
+def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What is summed up of a row: every number but the seed."""
+    numbers = {name: value for name, value in row.items() if isinstance(value, int | float)}
+    return {name: value for name, value in numbers.items() if name != "seed"}
+
+
 def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """Mean and standard deviation over the seeds, of every number but the seed."""
-    numbers = [name for name, value in rows[0].items() if isinstance(value, int | float)]
-    names = [name for name in numbers if name != "seed"]
-    columns = {name: [float(row[name]) for row in rows] for name in names}
+    columns = {name: [float(row[name]) for row in rows] for name in _numbers(rows[0])}
     return {
         name: {
             "mean": statistics.fmean(column),

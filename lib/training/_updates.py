@@ -210,5 +210,8 @@ def pga_from_random_start(
     start = processes.draw_local_rows(ball.sample, tuple(a.shape), generator).to(a)
     start = ball.project(start, low, high)
     f = loss_of(model, a, b, loss=loss)
-    eta = pga(f, start, ball, step_size, len(step_size), low, high, steepest=True)
+    try:
+        eta = pga(f, start, ball, step_size, len(step_size), low, high, steepest=True)
+    except FloatingPointError:  # passed on as NaN, so that all processes stop together
+        return torch.full_like(a, torch.nan)
     return (a + eta).clamp(*bounds)

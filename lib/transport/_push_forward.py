@@ -58,8 +58,8 @@ def pushed_density(
         total = total + p * torch.linalg.det(jacobian).abs()
     if total.isnan().any():
         raise ValueError(
-            f"the density is NaN at {int(total.isnan().sum())} of {len(y)} points of y: leave "
-            "them out, as a branch is not defined there"
+            f"the density is NaN at {int(total.isnan().sum())} of {len(y)} points of y: a branch "
+            "is not defined there, leave them out"
         )
     return total
 
