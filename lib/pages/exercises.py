@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,7 +97,7 @@ def sealed(check: Callable) -> Callable:
     for name, value in check.__globals__.items():
         if isinstance(value, FunctionType) and value.__globals__ is check.__globals__:
             names[name] = copy_of(value)
-    return copy_of(cast(FunctionType, check))
+    return copy_of(check)
 
 
 def _call(function: Callable, case: tuple) -> Any:
