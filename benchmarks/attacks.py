@@ -1,6 +1,7 @@
 """lib.attacks beside foolbox, torchattacks and ART: one interleaved run, one thread.
 
 ``python benchmarks/attacks.py [--json FILE]``; README.md here says how to install the peers.
+``python benchmarks/attacks.py --autoattack`` compares robust accuracies with AutoAttack's alone.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,8 @@ warnings.simplefilter("ignore")  # the peers' own
 BALLS = {"linf": LInf(0.1), "l2": L2(1.5)}
 LARGE = {"linf": LInf(0.3), "l2": L2(3.0)}  # hardly a sample of an undefended model is left
 ARCHITECTURES = {"mlp": models.mlp, "cnn": models.cnn}
+EFFORTS = {"default": {}, "thorough": {"steps": 40}, "masked": {"steps": 40, "restarts": 2}}
+SATURATED = 30.0  # times what a trained tanh layer was given
 Attack = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -145,13 +148,86 @@ def strength(model: nn.Module, z: Tensor, b: Tensor) -> tuple[float, float]:
     return accuracy, attacks.cross_entropy(logits, b).mean().item()
 
 
+class Times(nn.Module):
+    """A factor, of logits or of what a layer is given."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, a: Tensor) -> Tensor:
+        return self.factor * a
+
+
+def saturated(seed: int) -> nn.Module:
+    """A trained network of tanh units, then given 30 times their input: no gradient is left."""
+    normalize, flat, first, _, last = models.mlp(hidden=(100,), seed=seed)
+    model, train = (
+        nn.Sequential(normalize, flat, first, Times(1.0), nn.Tanh(), last),
+        data.digits("train", seed=seed),
+    )
+    training.fit(model, train, training.erm(), epochs=8, seed=seed, progress=False)
+    model[3].factor = SATURATED
+    return model
+
+
+def autoattack_cases(seed: int) -> Iterator[tuple[str, nn.Module, str]]:
+    """Eight digit models, the same with logits x 100, and saturated units: name, model, norm."""
+    for factor in (1, 100):
+        for name in ARCHITECTURES:
+            for norm, ball in BALLS.items():
+                for kind in ("standard", "robust"):
+                    model = trained(name, ball if kind == "robust" else None, seed)
+                    whole = nn.Sequential(model, Times(float(factor))).eval()
+                    yield f"{name} {norm} {kind}, logits x {factor}", whole, norm
+    model = saturated(seed)
+    for norm in BALLS:
+        yield f"saturated tanh {norm}", model, norm
+
+
+def compare_with_autoattack(seed: int = 0, samples: int = 200) -> list[list]:
+    """Robust accuracy and CPU time of torchattacks' AutoAttack (standard) and of each effort."""
+    import torchattacks
+
+    test, rows = data.digits("test", seed=seed)[500 : 500 + samples], []
+    print(f"\n{'model':36} AutoAttack  " + "  ".join(f"{k:>16}" for k in EFFORTS))
+    for name, model, norm in autoattack_cases(seed):
+        ball = BALLS[norm]
+        peer = torchattacks.AutoAttack(
+            model, norm={"linf": "Linf", "l2": "L2"}[norm], eps=ball.eps, n_classes=10, seed=seed
+        )
+        theirs, z = cpu_seconds(peer, test.a, test.b)
+        row = [name, strength(model, z.detach(), test.b)[0], theirs]
+        for effort in EFFORTS.values():
+
+            def ours(a: Tensor, b: Tensor, m=model, s=ball, e=effort) -> float:
+                return attacks.robust_accuracy(m, a, b, s, **e)
+
+            ours(test.a[:10], test.b[:10])  # warm
+            seconds, share = interleaved({"ours": ours}, test.a, test.b, seed)["ours"]
+            row += [share, seconds]
+        rows.append(row)
+        times = [
+            f"{share:.3f} ({theirs / t:6.0f}x)"
+            for share, t in zip(row[3::2], row[4::2], strict=True)
+        ]
+        print(f"{name:36} {row[1]:10.3f}  " + "  ".join(f"{x:>16}" for x in times), flush=True)
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--autoattack", action="store_true", help="only this comparison")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=250)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.autoattack:
+        rows = compare_with_autoattack()
+        if arguments.json:
+            arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        return
     steps, accuracies, strengths = {}, [], []
     for seed in range(arguments.seeds):
         test = data.digits("test", seed=seed)[500 : 500 + arguments.samples]

@@ -91,7 +91,9 @@ def on_the_line(seed: int, repeats: int) -> dict[str, float]:
 
 def memory(field: str) -> int:
     """VmRSS, this process's bytes in memory, or VmHWM, the most that it ever had (Linux)."""
-    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    found = re.search(
+        rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8")
+    )
     return 1024 * int(found[1])
 
 

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from experiments.running import Row, Settings
 from lib import data
-from lib.attacks import cross_entropy, fgsm, pga
-from lib.attacks._ascent import step_sizes
+from lib.attacks import cross_entropy, fgsm, pga, step_sizes
 from lib.balls import LInf
 from lib.data import Images
 from lib.models import cnn, linear, mlp, predict

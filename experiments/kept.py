@@ -100,7 +100,7 @@ class Kept:
     def log(self, text: str) -> Path:
         """Add to the log, whose path it returns; a full disk is no reason to fail."""
         path = self.folder / "log.txt"
-        with suppress(OSError), open(path, "a") as file:
+        with suppress(OSError), open(path, "a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
         return path
 

@@ -13,13 +13,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import numpy as np
-import psutil
 import torch
 
 from experiments.running import Row, Settings
 from lib.runs import checkpoints, processes
-from lib.transport import wasserstein
-from lib.transport._wasserstein import ASSIGNMENT_BYTES, BYTES
+from lib.transport import memory_free, memory_needed, wasserstein
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +41,8 @@ def cells(config: Config) -> Iterator[tuple[str, int]]:
     """Every dimension for every seed; ValueError for sizes that make no sense or do not fit."""
     for p in config.dimensions:
         largest = max(_plan(config, p))
-        each = ASSIGNMENT_BYTES if p > 2 else BYTES
-        needed, free = each * largest**2, psutil.virtual_memory().available
-        if p > 1 and needed > free:
+        needed, free = memory_needed(largest, largest, p), memory_free()
+        if needed > free:
             raise ValueError(
                 f"largest={largest} in {p} dimensions needs {needed / 1e9:.1f} GB, "
                 f"{free / 1e9:.1f} GB are free: take a smaller one"

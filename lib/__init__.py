@@ -13,7 +13,7 @@
 ``games``       min-max dynamics                                            slides 3, 42
 ``models``      the classifiers                                             slides 5, 8, 10, 22
 ``data``        digits, MNIST, CIFAR-10, RetinaMNIST, phantoms              slides 10, 22, 24, 25
-``runs``        what any long run needs: checkpoints, processes, records
+``runs``        what any long run needs: session, checkpoints, processes, records
 ``pages``       what a page of the book uses: set-up, plots, exercises
 ==============  ==========================================================  ====================
 

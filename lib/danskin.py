@@ -14,7 +14,9 @@ holds for the maximum over these.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +37,12 @@ def directional_derivative(gradients: Tensor, d: Tensor) -> Tensor:
     gradients: g_i = ∇ₓΦ(x, y_i) of all maximizers y_i, [k, p]; d: a direction of any length, [p].
     Returns a scalar tensor: the slope of ``t -> f(x + t d)`` at t = 0 from the right.
     Raises ValueError for other shapes or types, k = 0, and values that are not finite.
+
+    >>> import torch
+    >>> from lib.danskin import directional_derivative
+    >>> g = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    >>> directional_derivative(g, torch.tensor([-3.0, -2.0])).item()
+    -2.0
     """
     _check(gradients)
     if d.shape != gradients.shape[1:] or d.dtype != gradients.dtype:
@@ -44,7 +52,8 @@ def directional_derivative(gradients: Tensor, d: Tensor) -> Tensor:
         )
     if not torch.isfinite(d).all():
         raise ValueError("d must be finite, got NaN or infinity")
-    return (gradients @ d).max()
+    wide = torch.promote_types(gradients.dtype, torch.float32)  # long sums need the digits
+    return (gradients.to(wide) @ d.to(wide)).max().to(gradients.dtype)
 
 
 @torch.no_grad()
@@ -64,10 +73,17 @@ def min_norm_point(
     before w is rounded to the gradients' type. It is 0 at the optimum and nowhere else, and
     bounds ``‖g − g*‖² / min_i ‖g_i‖²``; it is 0 if some g_i is 0.
     Raises ValueError for other shapes or types, k = 0, and values that are not finite.
+
+    >>> import torch
+    >>> from lib.danskin import min_norm_point
+    >>> min_norm_point(torch.tensor([[3.0, 0.0], [0.0, 3.0]])).tolist()
+    [0.5, 0.5]
     """
-    weights, norms = _solve(gradients)
+    weights, norms, scale = _solve(gradients)
     result = torch.from_numpy(weights).to(gradients)
-    return (result, _residual(gradients, weights, norms.min())) if return_residual else result
+    if not return_residual:
+        return result
+    return result, _residual(gradients, weights, norms.min(), scale)
 
 
 @torch.no_grad()
@@ -78,10 +94,16 @@ def descent_direction(gradients: Tensor) -> Tensor:
     stationary, 0 ∈ conv{g_i}, as far as the gradients' type can tell:
     ``‖g‖ <= 8 · (its machine epsilon) · Σ w_i ‖g_i‖``, the size of the rounding in the g_i.
     Raises ValueError as min_norm_point does.
+
+    >>> import torch
+    >>> from lib.danskin import descent_direction
+    >>> d = descent_direction(torch.tensor([[3.0, 4.0], [6.0, 8.0]]))  # the first is shorter
+    >>> [round(entry, 4) for entry in d.tolist()]
+    [-0.6, -0.8]
     """
-    weights, norms = _solve(gradients)
+    weights, norms, scale = _solve(gradients)
     w = torch.from_numpy(weights).to(gradients.device)
-    g = torch.cat([w @ block for block in _blocks(gradients)])
+    g = torch.cat([w @ block for block in _blocks(gradients, scale)])
     length, rounding = g.norm(), torch.finfo(gradients.dtype).eps * float(weights @ norms)
     return torch.zeros_like(gradients[0]) if length <= 8 * rounding else (-g / length).to(gradients)
 
@@ -104,7 +126,14 @@ def gradients(
     The model's ``.grad`` stay as they were, and so does its mode. In training mode batch norm
     normalizes each batch by its own statistics, and running statistics (all buffers) move once,
     by the first batch, not k times.
-    Raises ValueError for k = 0, a model without parameters, or a loss of another shape than [m].
+    Raises ValueError for k = 0, a model without parameters, or a loss of another shape than [m] or
+    without a gradient.
+
+    >>> import torch
+    >>> from lib.danskin import gradients
+    >>> model, inputs = torch.nn.Linear(1, 1, bias=False), torch.tensor([[[2.0]], [[5.0]]])
+    >>> gradients(model, inputs, torch.tensor([0]), loss=lambda h, b: 3 * h[:, 0]).tolist()
+    [[6.0], [15.0]]
     """
     parameters = [x for x in model.parameters() if x.requires_grad]
     if len(inputs) == 0 or not parameters:
@@ -123,6 +152,10 @@ def gradients(
                     f'got {list(values.shape)}: use reduction="none"'
                 )
             value = values.mean()
+            if not value.requires_grad:
+                raise ValueError(
+                    "the loss has no gradient in the parameters: is the model's output detached?"
+                )
             found = torch.autograd.grad(value, parameters, materialize_grads=True)
         torch.cat([g.reshape(-1) for g in found], out=rows[i])
         losses[i] = value.detach()
@@ -133,21 +166,25 @@ def gradients(
     return (rows, losses) if return_losses else rows
 
 
-def _solve(gradients: Tensor) -> tuple[Array, Array]:
-    """The weights of the min-norm point, and the norms ‖g_i‖, in float64."""
-    peak = _check(gradients) or 1.0
-    products = sum((block @ block.T).cpu().numpy() for block in _blocks(gradients, 1 / peak))
+def _solve(gradients: Tensor) -> tuple[Array, Array, float]:
+    """The weights of the min-norm point, the norms ‖g_i‖ times a scale, and the scale.
+
+    The scale is a power of two that brings the largest entry to about 1: no product of two
+    entries that matters under- or overflows. All is float64.
+    """
+    scale = _scale(_check(gradients))
+    products: Any = sum((block @ block.T).cpu().numpy() for block in _blocks(gradients, scale))
     norms = np.sqrt(products.diagonal())
     if norms.min() == 0:  # a stationary point
-        return np.eye(len(norms))[norms.argmin()], norms * peak
+        return np.eye(len(norms))[norms.argmin()], norms, scale
     # Vectors with these products, the columns of R, from their eigenvalues.
     values, vectors = np.linalg.eigh(products / norms / norms[:, None])
     weights = _nnls(np.sqrt(values.clip(0))[:, None] * vectors.T, norms)
     # The products know ‖g‖² up to the machine epsilon times (Σ w_i ‖g_i‖)². Where g is much
     # shorter than its terms, as near a stationary point, that is too little: R by QR.
     if weights @ products @ weights < 1e-4 * (weights @ norms) ** 2:
-        weights = _nnls(_triangle(gradients, peak) / norms, norms)
-    return weights, norms * peak
+        weights = _nnls(_triangle(gradients, scale) / norms, norms)
+    return weights, norms, scale
 
 
 def _nnls(R: Array, norms: Array) -> Array:
@@ -162,28 +199,33 @@ def _nnls(R: Array, norms: Array) -> Array:
     return weights / weights.sum()
 
 
-def _residual(gradients: Tensor, weights: Array, least: float) -> float:
-    """``max_i (⟨g, g⟩ − ⟨g, g_i⟩) / least²`` for g = Σ w_i g_i."""
+def _residual(gradients: Tensor, weights: Array, least: float, scale: float) -> float:
+    """``max_i (⟨g, g⟩ − ⟨g, g_i⟩) / least²`` for g = Σ w_i g_i, all gradients times scale."""
     if least == 0:
         return 0.0
     w = torch.from_numpy(weights).to(gradients.device)
-    blocks = _blocks(gradients, 1 / least)
-    products = sum((block @ (w @ block)).cpu().numpy() for block in blocks)
-    return max(float(weights @ products - products.min()), 0.0)
+    blocks = _blocks(gradients, scale)
+    products: Any = sum((block @ (w @ block)).cpu().numpy() for block in blocks)
+    return max(float(weights @ products - products.min()) / float(least) ** 2, 0.0)
 
 
-def _triangle(gradients: Tensor, peak: float) -> Array:
-    """R of the QR factorization of the p x k matrix, divided by peak."""
-    R = np.zeros((0, len(gradients)))
-    for block in _blocks(gradients, 1 / peak):
+def _triangle(gradients: Tensor, scale: float) -> Array:
+    """R of the QR factorization of the p x k matrix, times scale."""
+    R: Any = np.zeros((0, len(gradients)))
+    for block in _blocks(gradients, scale):
         R = np.linalg.qr(np.vstack([R, block.cpu().numpy().T]), mode="r")
     return R
 
 
-def _blocks(gradients: Tensor, scale: float = 1.0) -> Iterator[Tensor]:
+def _blocks(gradients: Tensor, scale: float) -> Iterator[Tensor]:
     """The matrix's columns in float64, some at a time, times scale."""
     for block in gradients.split(COLUMNS, dim=1):
         yield block.to(torch.float64, copy=True).mul_(scale)
+
+
+def _scale(peak: float) -> float:
+    """The power of two that brings peak to [1/2, 1), or as near as float64 goes."""
+    return math.ldexp(1.0, min(-math.frexp(peak)[1], 1023))
 
 
 def _check(gradients: Tensor) -> float:

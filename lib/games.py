@@ -20,7 +20,7 @@ is no finite float tensor. Iterates that diverge are returned as they are, infin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from torch import Tensor
 Phi = Callable[[Tensor, Tensor], Tensor]
 Point = tuple[Tensor, Tensor]
 Project = Callable[[Tensor, Tensor], Point]
-StepSize = float | tuple[float, float]
+StepSize = float | Sequence[float]
 
 
 def gradient_descent_ascent(
@@ -47,6 +47,13 @@ def gradient_descent_ascent(
     ``‖(x, y)‖`` by ``√(1 + h²)``, alternating ones keep ``x² + y² − h x y``, an ellipse for h < 2
     (prop-bilinear). If F is μ-strongly monotone and L-Lipschitz, a simultaneous step multiplies
     the distance to F's zero by at most ``√(1 − 2hμ + h²L²)`` (prop-strongly-monotone).
+
+    >>> import torch
+    >>> from lib.games import gradient_descent_ascent
+    >>> one = torch.tensor(1.0)
+    >>> xs, ys = gradient_descent_ascent(lambda x, y: x * y, one, one, step_size=0.5, steps=2)
+    >>> xs.tolist(), ys.tolist()
+    ([1.0, 0.5, -0.25], [1.0, 1.5, 1.75])
     """
 
     def step(x: Tensor, y: Tensor, h: Point) -> Point:
@@ -73,6 +80,13 @@ def extragradient(
     On ``Φ = xy`` each step multiplies ``‖(x, y)‖`` by ``√(1 − h² + h⁴)``, less than 1 for h < 1
     (prop-bilinear). If F is monotone and L-Lipschitz with a zero, it converges for ``h < 1/L``
     (prop-extragradient).
+
+    >>> import torch
+    >>> from lib.games import extragradient
+    >>> one = torch.tensor(1.0)
+    >>> xs, ys = extragradient(lambda x, y: x * y, one, one, step_size=0.5, steps=50)
+    >>> max(abs(xs[-1].item()), abs(ys[-1].item())) < 0.01
+    True
     """
 
     def step(x: Tensor, y: Tensor, h: Point) -> Point:
@@ -97,6 +111,13 @@ def optimistic_gradient(
 
     At the first step z⁻ = z. One gradient a step where extragradient takes two. On ``Φ = xy`` it
     converges exactly for ``h < 1/√3`` (prop-bilinear).
+
+    >>> import torch
+    >>> from lib.games import optimistic_gradient
+    >>> one = torch.tensor(1.0)
+    >>> xs, ys = optimistic_gradient(lambda x, y: x * y, one, one, step_size=0.5, steps=50)
+    >>> max(abs(xs[-1].item()), abs(ys[-1].item())) < 0.01
+    True
     """
     before: list[Tensor] = []
 
@@ -130,18 +151,21 @@ def _iterate(
     steps: int,
     project: Project | None,
 ) -> Point:
-    h = step_size if isinstance(step_size, tuple) else (step_size, step_size)
+    """All iterates of step, each projected, or ValueError for a bad start or setting."""
+    h = tuple(step_size) if isinstance(step_size, tuple | list) else (step_size, step_size)
     if len(h) != 2 or not all(0 < float(s) < math.inf for s in h):
         raise ValueError(f"step_size must be finite and > 0, one or a pair, got {step_size}")
     if steps < 1:
         raise ValueError(f"steps must be >= 1, got {steps}")
     for name, start in (("x0", x0), ("y0", y0)):
-        if not start.is_floating_point() or not torch.isfinite(start).all():
+        floats = torch.is_tensor(start) and start.is_floating_point()
+        if not floats or not torch.isfinite(start).all():
             raise ValueError(f"{name} must be a float tensor without NaN or infinity, got {start}")
-    xs, ys = [x0.detach().clone()], [y0.detach().clone()]
-    for _ in range(steps):
-        x, y = step(xs[-1], ys[-1], h)
-        x, y = project(x, y) if project else (x, y)
-        xs.append(x)
-        ys.append(y)
-    return torch.stack(xs), torch.stack(ys)
+    with torch.inference_mode(False):
+        xs, ys = [x0.detach().clone()], [y0.detach().clone()]
+        for _ in range(steps):
+            x, y = step(xs[-1], ys[-1], h)
+            x, y = project(x, y) if project else (x, y)
+            xs.append(x)
+            ys.append(y)
+        return torch.stack(xs), torch.stack(ys)

@@ -2,21 +2,27 @@
 
 Near a minimum x the loss grows along a unit vector v like ``λ t² / 2``, with ``λ = vᵀ H v`` and
 ``H = ∇² R_n(x)``; the largest eigenvalue of H is the steepest growth. H has p² entries and is
-never formed: power iteration asks for products with vectors alone (Pearlmutter, 1994), each the
+never formed: the Lanczos method asks for products with vectors alone (Pearlmutter, 1994), each the
 gradient of ``⟨∇R_n(x), v⟩``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lib.attacks import Loss, cross_entropy
 from lib.data import Images
-from lib.training import mean_loss
+
+Array = NDArray[np.float64]
+BASIS = 3  # Lanczos vectors between two restarts: few, as each is as large as the model
+LAST_BASIS = 20  # if that did not settle
 
 
 class Eigenpair(NamedTuple):
@@ -42,21 +48,51 @@ def largest_eigenvalue(
 ) -> Eigenpair:
     """The algebraically largest eigenvalue of ``∇² (1/n) Σ L(h_x(a_i), b_i)`` (slide 43).
 
-    Power iteration ``v ← H v / ‖H v‖`` tends to the eigenvalue of largest modulus. If that is
-    negative, or two of opposite sign are too close for v to settle, it goes on with
-    ``H + s I, s = ‖H v‖``, whose eigenvalues are in the same order and, up to the error of s,
-    not negative.
+    By the restarted Lanczos method (ARPACK), in float64, on products in the model's precision. It
+    stops when the residual ``‖H v − λ v‖`` is at most about tolerance times ``|λ|``, or after about
+    this many iterations, each a product; then with the best that 20 more find. λ is ``vᵀ H v``,
+    up to rounding a lower bound of the largest eigenvalue; an eigenvalue of H lies within the
+    residual of it, and near the limit the error is only about the residual's square over the gap
+    to the next eigenvalue.
 
-    It stops when the residual ``‖H v − λ v‖`` is at most tolerance times ``‖H v‖``, or after this
-    many iterations, shared by both rounds. λ is ``vᵀ H v``, a lower bound of the largest
-    eigenvalue; an eigenvalue of H lies within the residual of it, and near the limit the error
-    is only about the residual's square over the gap to the next eigenvalue.
+    generator: on any device, draws the first vector; None: seed 0. batch_size bounds memory, not
+    the result. The model is looked at in evaluation mode, in its own precision (for more digits
+    pass a copy ``.double()``), and left as it was. A ReLU network's Hessian is that of its linear
+    piece.
+    Raises ValueError for settings out of range, no image and no parameter, and
+    FloatingPointError for a Hessian with NaN.
 
-    generator: draws the first vector; None: seed 0. batch_size bounds memory, not the result.
-    The model is looked at in evaluation mode, in its own precision (for more digits pass a copy
-    ``.double()``), and left as it was. A ReLU network's Hessian is that of its linear piece.
-    Raises ValueError for settings out of range and FloatingPointError for a Hessian with NaN.
+    >>> import torch
+    >>> from lib.data import Images
+    >>> images = Images(torch.ones(1, 1, 1, 1), torch.tensor([0]), ("0",))
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1, 1, bias=False))
+    >>> from lib.sharpness import largest_eigenvalue
+    >>> largest_eigenvalue(model, images, loss=lambda h, b: 3 * h[:, 0] ** 2).value
+    6.0
     """
+    _check(data, iterations, batch_size, tolerance)
+    x = _trained_parameters(model)
+    generator = generator or torch.Generator("cpu").manual_seed(0)
+    size, device = sum(p.numel() for p in x), generator.device
+    start = torch.randn(size, generator=generator, dtype=torch.float64, device=device)
+    with _evaluated(model):
+        times = hessian_product(model, data, loss=loss, batch_size=batch_size)
+
+        def product(v: Array) -> Array:
+            hv = times(torch.from_numpy(v).to(x[0])).double().cpu().numpy()
+            if not np.isfinite(hv).all():
+                raise FloatingPointError("the Hessian is not finite: has the training diverged?")
+            return hv
+
+        v = _top_vector(product, start.cpu().numpy(), tolerance, iterations)
+        hv = product(v)
+    value = float(v @ hv)
+    residual = float(np.linalg.norm(hv - value * v))
+    return Eigenpair(value, residual, torch.from_numpy(v).to(x[0]))
+
+
+def _check(data: Images, iterations: int, batch_size: int, tolerance: float) -> None:
+    """ValueError for settings out of range."""
     for name, setting in (("iterations", iterations), ("batch_size", batch_size)):
         if setting < 1:
             raise ValueError(f"{name} must be >= 1, got {setting}")
@@ -64,38 +100,51 @@ def largest_eigenvalue(
         raise ValueError(f"tolerance must be in (0, 1), got {tolerance}")
     if len(data) == 0:
         raise ValueError("the mean loss needs at least one image, got 0")
+
+
+def _trained_parameters(model: nn.Module) -> Sequence[Tensor]:
+    """Those that require a gradient, in the model's order, or ValueError if there is none."""
     x = [p for p in model.parameters() if p.requires_grad]
     if not x:
         raise ValueError("no parameter of the model requires a gradient: call requires_grad_()")
+    return x
 
+
+def _top_vector(
+    product: Callable[[Array], Array], start: Array, tolerance: float, iterations: int
+) -> Array:
+    """A unit vector close to the eigenvector of the algebraically largest eigenvalue."""
+    from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+
+    p, start = len(start), start / np.linalg.norm(start)
+    first = product(start)
+    size = np.abs(first).max()
+    if size == 0:
+        return start
+    if p <= LAST_BASIS:
+        H = np.stack([product(e) for e in np.eye(p)]) / size
+        return np.linalg.eigh((H + H.T) / 2)[1][:, -1]
+
+    def scaled(v: Array) -> Array:  # ARPACK compares with |λ| only if it is above 4e-11
+        return (first if np.array_equal(v, start) else product(v)) / size
+
+    operator = LinearOperator((p, p), matvec=scaled, dtype=np.float64)
+    restarts = max(1, iterations // (BASIS - 1))
+    settings = {"k": 1, "which": "LA", "v0": start}
+    try:
+        _, vectors = eigsh(operator, ncv=BASIS, tol=tolerance, maxiter=restarts, **settings)
+    except ArpackNoConvergence:  # any tolerance will do: what the first basis holds
+        _, vectors = eigsh(operator, ncv=LAST_BASIS, tol=1e30, **settings)
+    return vectors[:, 0]
+
+
+@contextmanager
+def _evaluated(model: nn.Module) -> Iterator[None]:
+    """In evaluation mode, and afterwards each layer in its own."""
     modes = {layer: layer.training for layer in model.modules()}
     model.eval()
     try:
-        times = hessian_product(model, data, loss=loss, batch_size=batch_size)
-        generator = generator or torch.Generator().manual_seed(0)
-
-        def start() -> Tensor:
-            size = sum(p.numel() for p in x)
-            return torch.randn(size, generator=generator, dtype=torch.float64).to(x[0])
-
-        v = start()
-        shift, left = 0.0, iterations
-        while True:
-            v = v / v.norm()
-            hv, left = times(v), left - 1
-            value, norm = float(v @ hv), float(hv.norm())
-            residual = float((hv - value * v).norm())
-            if not residual < float("inf"):
-                raise FloatingPointError("the Hessian is not finite: has the training diverged?")
-            settled = residual <= tolerance * norm
-            if left == 0 or (settled and (shift or value >= 0)):
-                return Eigenpair(value, residual, v)
-            if not shift and (settled or 2 * left <= iterations):
-                shift = norm
-                # At the negative end v has lost the other one: begin again from elsewhere.
-                v = start() if value < 0 else hv + shift * v
-            else:
-                v = hv + shift * v
+        yield
     finally:
         for layer, mode in modes.items():
             layer.training = mode
@@ -106,17 +155,32 @@ def hessian_product(
 ) -> Callable[[Tensor], Tensor]:
     """``v [p] -> H v [p]``, H the Hessian of the mean loss at the model's parameters.
 
-    ``H v = ∇⟨∇R_n(x), v⟩``. The graph of the gradient is kept if there is one batch, which makes
-    a product about as dear as a gradient, and made anew each time if there are several. The
-    model's mode is the caller's affair.
+    ``H v = ∇⟨∇R_n(x), v⟩``. The graph of the gradient is kept if there is one batch: a product
+    then takes about the time of a gradient; with several it is made anew each time. The
+    model is taken in the mode that it is in.
+    Raises ValueError for a loss that does not return one value a sample.
+
+    >>> import torch
+    >>> from lib.data import Images
+    >>> images = Images(torch.ones(1, 1, 1, 1), torch.tensor([0]), ("0",))
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1, 1, bias=False))
+    >>> from lib.sharpness import hessian_product
+    >>> hessian_product(model, images, loss=lambda h, b: h[:, 0] ** 2)(torch.ones(1)).item()
+    2.0
     """
-    x = [p for p in model.parameters() if p.requires_grad]
+    x = _trained_parameters(model)
     a, b = data.a.to(x[0].dtype), data.b
     batches = list(zip(a.split(batch_size), b.split(batch_size), strict=True))
 
     def gradient(a: Tensor, b: Tensor) -> Tensor:
         with torch.enable_grad():
-            risk = mean_loss(model, a, b, loss) * (len(b) / len(data))
+            losses = loss(model(a), b)
+            if losses.shape != b.shape:
+                raise ValueError(
+                    f"loss must return one value a sample, {list(b.shape)}, "
+                    f'got {list(losses.shape)}: use reduction="none"'
+                )
+            risk = losses.mean() * (len(b) / len(data))
             parts = torch.autograd.grad(risk, x, create_graph=True, materialize_grads=True)
             return torch.cat([part.flatten() for part in parts])
 

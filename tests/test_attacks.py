@@ -15,7 +15,18 @@ from scipy.stats import kstest
 from torch import nn
 
 from lib import data, models, training
-from lib.attacks import attack, cross_entropy, fgsm, loss_of, mm_step, pga, robust_accuracy
+from lib.attacks import (
+    NoGradientWarning,
+    attack,
+    cross_entropy,
+    fgsm,
+    loss_of,
+    margin,
+    mm_step,
+    pga,
+    right_under_attack,
+    robust_accuracy,
+)
 from lib.balls import L1, L2, LInf
 
 BALLS = [LInf, L2, L1]
@@ -310,22 +321,50 @@ def test_attack_stays_in_the_set_and_no_sample_ends_lower(
         assert (cross_entropy(net(z), b) >= cross_entropy(net(a), b)).all()
 
 
+def factors(net, a):
+    """What an attack of a multiplies each sample's logits with: their spread becomes 12."""
+    z = net(a).detach()
+    others = (z.sum(1) - z.amax(1)) / (z.shape[1] - 1)
+    return (12 / (z.amax(1) - others))[:, None]
+
+
+def climbed(net, factor, z, b, sharpness=1):
+    """The loss that an attack climbs: of scaled logits until b is no longer the likeliest class."""
+    logits = net(z)
+    right = logits.argmax(1, keepdim=True) == b[:, None]
+    return cross_entropy(torch.where(right, sharpness * factor, 1.0) * logits, b)
+
+
+def ranked(net, z, b):
+    """What an attack keeps the highest of: the margin, and the loss from where that is > 0."""
+    with torch.no_grad():
+        gap = margin(net(z), b)
+        return torch.where(gap <= 0, gap, cross_entropy(net(z), b))
+
+
 RADIUS = {LInf: 0.1, L2: 0.35, L1: 0.35}  # that leave some samples in doubt
 
 
-def by_hand(net, a, b, ball, alphas, sharpness, worst, best):
+def by_hand(net, factor, a, b, ball, alphas, sharpness, worst, best):
     """The points kept and their losses after steps of alphas · eps from the points worst."""
     eta, c = worst - a, 5 if isinstance(ball, L2) else 1
     for alpha in [*alphas, None]:
-        with torch.no_grad():
-            value = cross_entropy(net(a + eta), b)
+        value = ranked(net, a + eta, b)
         worst = torch.where((value > best)[:, None], a + eta, worst)
         best = torch.maximum(best, value)
         if alpha is not None:
-            g = torch.func.grad(lambda e: cross_entropy(sharpness * net(a + e), b).sum())(eta)
+            e = eta.clone().requires_grad_()
+            climbed(net, factor, a + e, b, sharpness).sum().backward()
             room = (-a - eta, 1 - a - eta) if isinstance(ball, L1) else ()
-            eta = ball._near(eta + type(ball)(c * alpha * ball.eps).lmo(g, *room), -a, 1 - a)
+            move = type(ball)(c * alpha * ball.eps).lmo(e.grad, *room)
+            eta = ball.project_within(eta + move, -a, 1 - a)
     return worst, best
+
+
+def unless_lower(net, a, b, z):
+    """z, but a where the loss of the logits as they are is lower at z."""
+    lower = cross_entropy(net(z), b) < cross_entropy(net(a), b)
+    return torch.where(lower[:, None], a, z)
 
 
 def doubt(logits, b):
@@ -339,18 +378,27 @@ def doubt(logits, b):
 def test_attack_with_its_defaults_follows_the_documented_schedule(Ball, first, then):
     net, a, b = problem(n=200, inputs=20)
     ball, lowest = Ball(RADIUS[Ball]), torch.full((200,), -math.inf).double()
-    alphas = [[1 + math.cos(math.pi * i / n) for i in range(n)] for n in (first, then)]
-    few, best = by_hand(net, a, b, ball, alphas[0], 1, a, lowest)
-    assert (best > cross_entropy(net(a), b)).any()
-    some = doubt(net(few), b)
-    assert 5 < some.sum() < 100
-    torch.testing.assert_close(attack(net, a, b, ball, first), few, rtol=0, atol=1e-9)
-    half = [alpha / 2 for alpha in alphas[1]]
-    more, _ = by_hand(net, a[some], b[some], ball, half, 2, few[some], best[some])
-    assert (more != few[some]).any()
-    expected = few.clone()
-    expected[some] = more
-    torch.testing.assert_close(attack(net, a, b, ball), expected, rtol=0, atol=1e-9)
+    factor = factors(net, a)
+    alphas = [[1 + math.cos(math.pi * i / n) for i in range(n)] for n in (first, then, 5)]
+    few, best = by_hand(net, factor, a, b, ball, alphas[0], 1, a, lowest)
+    assert (best > ranked(net, a, b)).any()
+    some = doubt(factor * net(few), b)
+    assert 2 < some.sum() < 100
+    same = {"rtol": 0, "atol": 1e-8}
+    torch.testing.assert_close(attack(net, a, b, ball, first), unless_lower(net, a, b, few), **same)
+    half, last = ([alpha / 2 for alpha in of] for of in alphas[1:])
+    more, better = by_hand(net, factor, a, b, ball, half, 2, few, best)
+    assert (more != few)[some].any()
+    expected = torch.where(some[:, None], more, few)
+    torch.testing.assert_close(attack(net, a, b, ball), unless_lower(net, a, b, expected), **same)
+    torch.testing.assert_close(  # all go on, and take what steps remain from there
+        attack(net, a, b, ball, first + then), unless_lower(net, a, b, more), **same
+    )
+    end, _ = by_hand(net, factor, a, b, ball, last, 2, more, better)
+    assert (end != more).any()
+    torch.testing.assert_close(
+        attack(net, a, b, ball, first + then + 5), unless_lower(net, a, b, end), **same
+    )
 
 
 @pytest.mark.parametrize("Ball", BALLS)
@@ -358,21 +406,24 @@ def test_more_steps_are_taken_by_default_only_and_where_there_is_doubt(Ball):
     net, a, b = problem(n=200, inputs=20)
     few, more = (2, 9) if Ball is L2 else (4, 7)
     ball, (calls, model) = Ball(RADIUS[Ball]), counted(net)
-    for chosen, passes in (({}, few), ({"steps": 7}, 7), ({"step_size": 0.1}, few)):
+    for chosen, passes in (({"steps": 7}, 7), ({"step_size": 0.1}, 10), ({"steps": 10}, 10)):
         calls.clear()
         attack(model, a, b, ball, **chosen)
-        assert calls[: passes + 1] == [200] * (passes + 1)
-        rest = calls[passes + 1 :]
-        if chosen:
-            assert not rest
-        else:
-            assert len(rest) == more + 1 and 0 < rest[0] < 100 and len(set(rest)) == 1
+        assert calls == [200] * (passes + 1)
     calls.clear()
-    attack(model, a, b, ball, restarts=3)  # every restart, and then the doubt that they leave
-    assert calls[: 3 * few + 3] == [200] * (3 * few + 3)
-    assert len(calls) == 3 * few + 3 + more + 1
-    kept = attack(net, a, b, ball, few, restarts=3)
-    assert calls[-1] == (in_doubt := doubt(net(kept), b).sum()) and in_doubt > 0
+    attack(model, a, b, ball, steps=15)
+    assert calls == [200] * (15 + 3)
+    calls.clear()
+    attack(model, a, b, ball)
+    assert calls[: few + 1] == [200] * (few + 1)
+    rest = calls[few + 1 :]
+    assert len(rest) == more + 1 and len(set(rest)) == 1
+    kept = attack(net, a, b, ball, few)
+    assert 0 < rest[0] == doubt(factors(net, a) * net(kept), b).sum() < 100
+    calls.clear()
+    attack(model, a, b, ball, restarts=3)  # all of it from every start
+    assert len(calls) == 3 * (few + 1 + more + 1)
+    assert calls[: few + 1 + more + 1] == [200] * (few + 1) + rest
 
 
 @pytest.mark.parametrize("Ball", BALLS)
@@ -407,7 +458,8 @@ def test_robust_accuracy_counts_the_samples_right_at_every_point_of_the_attack(B
         for steps in (2, 5):
             visited.clear()
             attack(model, a, b, ball, steps)
-            logits = torch.stack([model(z) for z in visited.copy()])
+            # Others are looks at a few samples whose loss is flat.
+            logits = torch.stack([model(z) for z in visited.copy() if len(z) == len(a)])
             right = logits.argmax(2) == b
             loss = torch.stack([cross_entropy(z, b) for z in logits])
             back += (right[1:] > right[:-1]).sum()
@@ -419,17 +471,13 @@ def test_robust_accuracy_counts_the_samples_right_at_every_point_of_the_attack(B
 
 
 def test_doubt_of_a_model_with_one_logit():
-    """Its class 1 is e^z times as likely as class 0: in doubt up to 1 from the boundary."""
+    """Scaled to 12 at the clean input: in doubt below a twelfth of the logit there."""
     w = torch.tensor([[1.0], [0.0]], dtype=torch.float64)
-    a = torch.tensor([[0.5 + d, 0.5] for d in (0.8, 1.2, 2.0, -0.8, -1.2)]).double()
+    a = torch.tensor([[0.5 + d, 0.5] for d in (0.8, 1.2, 0.5, -0.8, -0.52, -0.1)]).double()
     calls, model = counted(lambda z: (z - 0.5) @ w)
-    b = torch.tensor([1, 1, 1, 0, 0])
-
-    def loss(logits, b):
-        return nn.functional.softplus((1 - 2 * b) * logits[:, 0])
-
-    attack(model, a, b, LInf(0.0), bounds=(-9.0, 9.0), loss=loss)
-    assert calls == [5] * 5 + [2] * 8  # 0.8 and −0.8
+    b = torch.tensor([1, 1, 1, 0, 0, 1])
+    attack(model, a, b, LInf(0.49), bounds=(-9.0, 9.0))
+    assert calls == [6] * 5 + [2] * 8  # 0.5 and −0.52: 0.01 and 0.03 are left of them
 
 
 class Square(nn.Module):
@@ -464,10 +512,8 @@ class Bowl(nn.Module):
 def test_restarts_keep_the_worst_and_not_the_last():
     for seed in range(3):
         net, a, b = problem(n=40, seed=seed)
-        losses = [
-            cross_entropy(net(attack(net, a, b, L2(0.5), 1, 0.0, restarts=k)), b).detach()
-            for k in range(1, 9)
-        ]
+        points = [attack(net, a, b, L2(0.5), 1, 0.0, restarts=k) for k in range(1, 9)]
+        losses = [ranked(net, z, b) for z in points]
         for before, after in itertools.pairwise(losses):
             assert (after >= before).all()  # the first k starts are among the first k + 1
         assert (losses[-1] > losses[0]).any()
@@ -499,7 +545,7 @@ def test_the_generator_alone_decides_the_random_starts():
 
 def test_each_sample_has_its_own_radius():
     net, a, b = problem(n=4)
-    radii = torch.tensor([0.0, 0.1, 0.3, 0.5]).double()
+    radii = torch.tensor([0.02, 0.1, 0.3, 0.5]).double()
     for Ball in BALLS:
         together = attack(net, a, b, Ball(radii))
         for i in range(4):
@@ -624,6 +670,24 @@ REFUSALS = {
     "box": lambda n, a, b: pga(loss_of(n, a, b), 0 * a, LInf(0.1), 0.1, 1, 0.5, 1.0),
     "the box must hold 0": lambda n, a, b: fgsm(loss_of(n, a, b), 0 * a, LInf(0.1), -1, -0.5),
     "one value a sample": lambda n, a, b: fgsm(lambda e: e.sum(), 0 * a, LInf(0.1)),
+    "loss must return one value a sample": lambda n, a, b: attack(
+        n, a, b, LInf(0.1), loss=nn.functional.cross_entropy
+    ),
+    r"one value a sample, \[5\], got \[5, 1\]": lambda n, a, b: attack(
+        n, a, b, LInf(0.1), loss=lambda z, b: cross_entropy(z, b)[:, None]
+    ),
+    r"must return logits, floats \[5, classes\], got torch.float64 \[5\]": lambda n, a, b: attack(
+        lambda z: n(z)[:, 0], a, b, LInf(0.1)
+    ),
+    r"must return logits.*int64 \[5, 1\]": lambda n, a, b: robust_accuracy(
+        lambda z: n(z).argmax(1, keepdim=True), a, b, LInf(0.1)
+    ),
+    r"must return logits.*\[2, 3\]": lambda n, a, b: attack(lambda z: n(z)[:2], a, b, LInf(0.1)),
+    "must return logits.*tuple": lambda n, a, b: attack(lambda z: (n(z),), a, b, LInf(0.1)),
+    "changes its input in place": lambda n, a, b: attack(lambda z: n(z.sub_(0.1)), a, b, LInf(0.1)),
+    "radii for a batch of 5 samples": lambda n, a, b: attack(n, a, b, LInf(torch.full((9,), 0.1))),
+    "1 radii for a batch": lambda n, a, b: robust_accuracy(n, a, b, LInf(torch.tensor([0.1]))),
+    "steps must be >= 1, got 0": lambda n, a, b: attack(n, a, b, L1(0.1), 0, 0.1),
     "batch_size": lambda n, a, b: robust_accuracy(n, a, b, LInf(0.1), batch_size=0),
 }
 
@@ -643,10 +707,11 @@ def test_robust_accuracy_is_the_share_that_no_iterate_fools(Ball):
         net, a, b = problem(n=40, seed=seed)
         b[::4] = (b[::4] + 1) % 3  # some are wrong from the start
         alphas, fooled, eta = [0.3, 0.2, 0.1], torch.zeros(40, dtype=torch.bool), 0 * a
+        factor = factors(net, a)
+        f = loss_of(lambda z, net=net, factor=factor: factor * net(z), a, b)
         for k in range(4):
             fooled |= net(a + eta).argmax(1) != b
             if k < 3:
-                f = loss_of(net, a, b)
                 eta = pga(f, eta, Ball(0.4), alphas[k], 1, -a, 1 - a, steepest=True)
         accuracy = robust_accuracy(net, a, b, Ball(0.4), steps=3, step_size=alphas)
         assert accuracy == pytest.approx(1 - fooled.double().mean().item())
@@ -668,8 +733,8 @@ def test_robust_accuracy_stops_working_on_a_sample_once_it_is_fooled():
     assert calls[-1] < 30
 
 
-def test_robust_accuracy_looks_before_it_takes_a_gradient():
-    """At the first point after a step, where a weak model loses most, and at the last."""
+def test_robust_accuracy_takes_no_gradient_of_samples_that_are_gone():
+    """Where a step loses more than half, the rest are looked at again, for a smaller graph."""
     net, a, b = problem(n=30)
     graph = []
 
@@ -677,14 +742,16 @@ def test_robust_accuracy_looks_before_it_takes_a_gradient():
         graph.append((len(z), torch.is_grad_enabled()))
         return net(z)
 
-    robust_accuracy(model, a, b, LInf(0.1), steps=3)
-    sizes, grad = zip(*graph, strict=True)
-    assert grad == (True, False, True, True, False)
-    assert sizes[0] == sizes[1] == 30 > sizes[2] >= sizes[3] >= sizes[4] > 0
+    right = [right_under_attack(net, a, b, LInf(eps), steps=2).sum() for eps in (0.02, 0.3)]
+    assert 15 < right[0] < 30 > 15 > right[1] > 0
+    robust_accuracy(model, a, b, LInf(0.02), steps=2)
+    assert graph[:2] == [(30, True), (30, True)] and len(graph) == 3
+    assert graph[2][0] < 30 and not graph[2][1]
     graph.clear()
-    robust_accuracy(model, a, b, LInf(0.1), steps=3, restarts=2)  # and in the first sweep only
+    robust_accuracy(model, a, b, LInf(0.3), steps=2)
     sizes, grad = zip(*graph, strict=True)
-    assert grad == (True, False, True, True, False, True, True, True, False)
+    assert grad == (True, True, True, False)
+    assert sizes[:2] == (30, 30) and sizes[2] == sizes[3] < 15
 
 
 def test_one_image_expanded_to_a_batch_is_attacked_as_its_copies_are():
@@ -694,20 +761,195 @@ def test_one_image_expanded_to_a_batch_is_attacked_as_its_copies_are():
     assert torch.equal(z, attack(net, a.repeat(3, *[1] * (a.dim() - 1)), b, L2(0.5)))
 
 
-def test_no_steps_are_spent_on_samples_whose_logits_are_nan():
+@pytest.mark.parametrize("classes", [1, 2, 3])
+def test_logits_that_are_nan_are_no_class(classes):
     _, a, b = problem(n=30)
-    calls, model = counted(lambda z: torch.full((len(z), 3), torch.nan) + 0 * z.sum())
-    assert torch.equal(attack(model, a, b, LInf(0.1)), a)
-    assert calls == [30] * 5
+    b = b.clamp(max=1)
+
+    def nan(z):
+        return torch.full((len(z), classes), torch.nan) + 0 * z.sum()
+
+    assert torch.equal(attack(nan, a, b, LInf(0.1)), a)
+    assert robust_accuracy(nan, a, 0 * b, LInf(0.1)) == 0
+
+    def hides(z):  # right on clean inputs, and no answer on others
+        clean = torch.isin(z, a).all(1, keepdim=True)
+        return torch.where(clean, 2 * b[:, None] - 1 + 0 * z[:, :1], torch.nan)
+
+    with pytest.warns(NoGradientWarning, match="30 of 30"):
+        assert robust_accuracy(hides, a, b, LInf(0.0)) == 1
+    assert robust_accuracy(hides, a, b, LInf(0.1)) == 0
 
 
 @pytest.mark.parametrize("Ball", [LInf, L2, L1])
-def test_robust_accuracy_restarts_at_random_points_and_not_at_the_clean_input(Ball):
-    """A bowl has no gradient at its bottom: only a random start leaves it."""
+def test_a_sample_without_gradient_is_moved_at_random(Ball):
+    """A bowl has no gradient at its bottom, but everywhere else."""
     bowl = Bowl().eval()
     a, b = torch.full((6, 1, 2, 2), 0.5), torch.zeros(6, dtype=torch.int64)
-    assert robust_accuracy(bowl, a, b, Ball(0.2), steps=3) == 1
-    assert robust_accuracy(bowl, a, b, Ball(0.2), steps=3, restarts=2) == 0
+    assert robust_accuracy(bowl, a, b, Ball(0.2), steps=3) == 0
+    assert (bowl(attack(bowl, a, b, Ball(0.2), steps=3)).argmax(1) == 1).all()
+
+
+class Staircase(nn.Module):
+    """Two logits that a floor makes flat: no gradient anywhere."""
+
+    def forward(self, a):
+        step = (4 * a.sum(1)).floor()
+        return torch.stack([2 - step, step], 1)
+
+
+def test_a_model_without_any_gradient_is_told_by_how_many_samples():
+    stairs = Staircase().eval()
+    a = torch.tensor([[0.1, 0.1], [0.2, 0.1], [0.9, 0.9]])
+    b = torch.zeros(3, dtype=torch.int64)
+    with pytest.warns(NoGradientWarning, match="2 of 3 samples"):
+        right = right_under_attack(stairs, a, b, LInf(0.01))
+    assert right.tolist() == [True, True, False]
+    with pytest.warns(NoGradientWarning, match="2 of 3 samples"):
+        z = attack(stairs, a, b, LInf(0.01))
+    assert torch.equal(z[2], a[2])
+    with pytest.warns(NoGradientWarning, match="2 of 3 samples"):
+        assert robust_accuracy(stairs, a, b, LInf(0.01), batch_size=1) == pytest.approx(2 / 3)
+    # At random it is lost, where most moves lead to the next stair: then nothing is told.
+    assert robust_accuracy(stairs, a[:1], b[:1], LInf(0.5), restarts=20) == 0
+    with pytest.raises(ValueError, match="no gradient in its input"):
+        attack(lambda z: stairs(z).detach(), a, b, LInf(0.1))
+
+
+# --- masks
+
+
+def small_digits(seed=0, classes=10):
+    """A small trained network, its float32 digits, and their labels."""
+    torch.set_num_threads(1)
+    train, test = data.digits("train")[:1500], data.digits("test")[:200]
+    net = models.mlp(hidden=(40,), seed=seed)
+    training.fit(net, train, training.erm(), epochs=4, progress=False)
+    return net.eval(), test.a, test.b
+
+
+@pytest.fixture(scope="module")
+def masked():
+    return small_digits()
+
+
+def binary(net, one_logit):
+    """Odd digits against even ones, by the same network."""
+
+    def model(a):
+        z = net(a)
+        odd = z[:, 1::2].logsumexp(1) - z[:, ::2].logsumexp(1)
+        return odd[:, None] if one_logit else torch.stack([0 * odd, odd], 1)
+
+    return model
+
+
+@pytest.mark.parametrize("logits", ["ten", "two", "one"])
+@pytest.mark.parametrize("ball", [LInf(0.08), L2(1.2), L1(6.0)])
+def test_a_factor_or_an_offset_of_the_logits_changes_nothing(masked, ball, logits):
+    net, a, b = masked
+    if logits != "ten":
+        net, b = binary(net, logits == "one"), b % 2
+    clean = (models.predict(net(a)) == b).sum()
+    right = right_under_attack(net, a, b, ball)
+    assert 0.2 * clean < right.sum() < 0.9 * clean
+    kept = models.predict(net(attack(net, a, b, ball))) == b
+    assert abs(int(kept.sum() - right.sum())) <= 1
+    for factor, offset in ((1e-3, 0), (100, 0), (1e5, 0), (1, 100), (1, -1000)):
+        if offset and logits == "one":
+            continue
+
+        def seen(z, factor=factor, offset=offset):
+            return factor * net(z) + offset
+
+        assert (right_under_attack(seen, a, b, ball) != right).sum() <= 1
+        again = models.predict(net(attack(seen, a, b, ball))) == b
+        assert (again != kept).sum() <= 1
+
+
+def test_one_logit_is_attacked_as_two_are(masked):
+    net, a, b = masked
+    for label in (b % 2, 0 * b, 0 * b + 1):
+        one, two = (
+            right_under_attack(binary(net, single), a, label, LInf(0.05))
+            for single in (True, False)
+        )
+        assert (one != two).sum() <= 1 and one.any()
+
+
+def test_probabilities_are_attacked_like_logits(masked):
+    net, a, b = masked
+    right = right_under_attack(net, a, b, LInf(0.08))
+    found = right_under_attack(lambda z: net(z).softmax(1), a, b, LInf(0.08))
+    assert abs(int(found.sum() - right.sum())) <= 4
+
+
+@pytest.mark.parametrize("Ball, eps", [(LInf, 0.08), (L2, 1.2)])
+def test_where_a_loss_is_flat_the_margin_is_climbed(masked, Ball, eps):
+    net, a, b = masked
+    right = right_under_attack(net, a, b, Ball(eps)).sum()
+
+    def hinge(logits, b):  # flat as soon as the margin is 1: at nearly every digit
+        return (1 + margin(logits, b)).clamp(min=0)
+
+    def plain(logits, b):  # in float32 flat where the logits are large
+        return nn.functional.cross_entropy(logits, b, reduction="none")
+
+    for loss, factor in ((hinge, 1), (hinge, 100), (plain, 1000)):
+
+        def seen(z, factor=factor):
+            return factor * net(z)
+
+        found = right_under_attack(seen, a, b, Ball(eps), loss=loss).sum()
+        kept = (seen(attack(seen, a, b, Ball(eps), loss=loss)).argmax(1) == b).sum()
+        assert max(found, kept) <= right + 6
+
+
+def test_more_effort_never_finds_less(masked):
+    efforts = {}, {"steps": 11}, {"steps": 40}, {"steps": 40, "restarts": 3}
+    problems = [(masked, (LInf(0.05), L2(0.8), L1(4.0)))]
+    for seed in range(3):  # waves, where more is to be found
+        waves = 6 * normal(20, 3, seed=seed)
+        a = uniform(200, 20, seed=seed)
+        b = (a @ waves).sin().argmax(1)
+        balls = LInf(0.03), L2(0.1), L1(0.3)
+        problems.append(((lambda z, w=waves: (z @ w).sin(), a, b), balls))
+    gained = 0
+    for (net, a, b), balls in problems:
+        for ball in balls:
+            fooled = [~right_under_attack(net, a, b, ball, **effort) for effort in efforts]
+            points = [attack(net, a, b, ball, **effort) for effort in efforts]
+            wrong = [models.predict(net(z)) != b for z in points]
+            for found in (fooled, wrong):
+                for less, more in itertools.pairwise(found):
+                    assert (less & ~more).sum() <= 1  # but for the rounding of other batches
+                gained += int(found[-1].sum() - found[0].sum())
+    assert gained > 50
+
+
+def test_right_under_attack_says_which(masked):
+    net, a, b = masked
+    ball = L2(torch.linspace(0, 2, 200))
+    right = right_under_attack(net, a, b, ball, batch_size=64)
+    assert right.dtype == torch.bool and right.shape == (200,)
+    assert robust_accuracy(net, a, b, ball, batch_size=64) == right.double().mean()
+    alone = [right_under_attack(net, a[i, None], b[i, None], L2(ball.eps[i])) for i in range(60)]
+    assert (torch.cat(alone) != right[:60]).sum() <= 1
+    assert right_under_attack(net, a[:0], b[:0], L2(0.1)).shape == (0,)
+    assert (right[:5] == (net(a[:5]).argmax(1) == b[:5])).all()  # radii near 0
+
+
+class OnDevice(torch.Tensor):
+    """Tensors that say they are on a GPU, so that its branches are taken."""
+
+    is_cuda = property(lambda self: True)
+
+
+@pytest.mark.parametrize("ball", [LInf(0.08), L2(1.2)])
+def test_the_branch_of_a_gpu_finds_the_same(masked, ball):
+    net, a, b = masked
+    z = attack(net, a.as_subclass(OnDevice), b, ball)
+    assert type(z) is OnDevice and torch.equal(z.as_subclass(torch.Tensor), attack(net, a, b, ball))
 
 
 # --- foolbox

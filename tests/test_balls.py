@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import optimize, stats
 
-from lib.balls import L1, L2, LInf, check_box, clip, room
-from lib.balls import _l2_box as scaled
+from lib.balls import L1, L2, LInf, _l2_box, check_box, clip, room
 
 BALLS = [LInf, L2, L1]
 EXACT = 1e-9
@@ -258,9 +257,9 @@ def test_the_secant_method_alone_projects_moved_images_onto_ball_and_box(seed, d
     generator = torch.Generator().manual_seed(seed)
     a = (torch.randn(40, 784, generator=generator, dtype=dtype) / 2).clamp(0, 1)
     v = torch.randn(40, 784, generator=generator, dtype=dtype) * 0.1 * 3 ** (seed % 5 - 1)
-    exact = scaled.scaled(v, torch.tensor([[1.5]], dtype=dtype), -a, 1 - a)
-    monkeypatch.setattr(scaled, "scaled", None)
-    found = L2(1.5)._project(v, -a, 1 - a)
+    exact = _l2_box.scale_to_norm(v, torch.tensor([[1.5]], dtype=dtype), -a, 1 - a)
+    monkeypatch.setattr(_l2_box, "project_exactly", None)
+    found = L2(1.5).project(v, -a, 1 - a)
     inside = clip(v, -a, 1 - a).norm(dim=1) <= 1.5
     assert seed % 5 == 0 or not inside.all()
     near = 20 * torch.finfo(dtype).eps
@@ -272,14 +271,14 @@ def test_the_secant_method_alone_projects_moved_images_onto_ball_and_box(seed, d
 @given(problem=problems())
 def test_near_projections_are_those_of_a_ball_of_at_least_999_thousandths_of_the_radius(problem):
     v, eps, low, high = problem
-    u, exact = L2(eps)._near(v, low, high), L2(eps).project(v, low, high)
+    u, exact = L2(eps).project_within(v, low, high), L2(eps).project(v, low, high)
     assert_feasible(L2, u, eps, low, high)
     assert (size(u) >= 0.999 * size(exact)).all()
     own = L2(size(u)).project(v, low, high)
     assert (size(u - own) <= 1e-9 * size(own)).all()
 
 
-@pytest.mark.parametrize("method", ["project", "_near"])
+@pytest.mark.parametrize("method", ["project", "project_within"])
 @pytest.mark.parametrize("eps", [1e-18, 1e-25, 1e-38])
 def test_projections_on_tiny_balls_do_not_leave_them(eps, method):
     v = torch.randn(5, 20, generator=torch.Generator().manual_seed(0))
@@ -288,7 +287,7 @@ def test_projections_on_tiny_balls_do_not_leave_them(eps, method):
     assert (size(u.double()) >= 0.99 * eps).all()
 
 
-@pytest.mark.parametrize("method", ["project", "_near"])
+@pytest.mark.parametrize("method", ["project", "project_within"])
 def test_projections_in_float32_stay_in_balls_and_boxes_of_every_size(method):
     """Some squares underflow, and the norm seems smaller than it is."""
     generator = torch.Generator().manual_seed(0)
@@ -310,8 +309,8 @@ def test_moved_images_are_projected_nearly_and_not_exactly(seed, monkeypatch):
     generator = torch.Generator().manual_seed(seed)
     a = (torch.randn(40, 784, generator=generator) / 2).clamp(0, 1)
     v = torch.randn(40, 784, generator=generator) * 0.1 * 3 ** (seed % 3)
-    monkeypatch.setattr(scaled, "scaled", None)
-    share = L2(1.5)._near(v, -a, 1 - a).norm(dim=1) / 1.5
+    monkeypatch.setattr(_l2_box, "project_exactly", None)
+    share = L2(1.5).project_within(v, -a, 1 - a).norm(dim=1) / 1.5
     assert ((share >= 0.999) & (share <= 1 + 1e-6)).all() and (share < 1 - 1e-6).any()
 
 
@@ -438,7 +437,7 @@ def test_dual_norms_by_enumeration_of_the_extreme_points(seed):
 @given(problem=problems())
 def test_each_sample_is_treated_alone(Ball, problem):
     v, eps, low, high = problem
-    for method in ("project", "lmo", "_near"):
+    for method in ("project", "lmo", "project_within"):
         together = getattr(Ball(eps), method)(v, low, high)
         for i in range(len(v)):
             box = [
@@ -480,8 +479,11 @@ def test_float32_images_stay_feasible_optimal_and_float32(Ball, seed, scale):
 def test_an_empty_batch_gives_an_empty_batch(Ball):
     ball, empty = Ball(0.5), torch.zeros(0, 2, 3)
     assert ball.norm(empty).shape == ball.dual_norm(empty).shape == (0,)
-    for result in (ball.project(empty), ball.lmo(empty, -1.0, 1.0), ball.sample((0, 2, 3))):
-        assert result.shape == (0, 2, 3)
+    for box in ((), (-1.0, 1.0), (-empty, empty)):
+        for method in (ball.project, ball.project_within, ball.lmo):
+            assert method(empty, *box).shape == (0, 2, 3)
+    assert ball.sample((0, 2, 3)).shape == (0, 2, 3)
+    assert Ball(torch.zeros(0)).project(empty).shape == (0, 2, 3)
 
 
 def test_room_and_clip_follow_the_sign_and_the_bounds():
@@ -537,24 +539,213 @@ def test_samples_repeat_with_the_generator_and_leave_the_global_one_alone(Ball, 
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@each_ball
+def test_samples_do_not_depend_on_torch_s_defaults(Ball):
+    expected = Ball(0.3).sample((5, 3), torch.Generator().manual_seed(0))
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    try:
+        found = Ball(0.3).sample((5, 3), torch.Generator("cpu").manual_seed(0))
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    assert found.dtype == torch.float32 and torch.equal(found, expected)
+
+
+# Narrow types and the ends of the wide ones.
+
+
+@each_ball
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("eps", [5.0, 0.05, 0.005])
+def test_half_precision_is_right_to_its_own_rounding(Ball, dtype, eps):
+    generator = torch.Generator().manual_seed(0)
+    a = torch.rand(4, 3, 32, 32, generator=generator)
+    v = (torch.rand(a.shape, generator=generator) - 0.5).to(dtype)
+    low, high = (-a).to(dtype), (1 - a).to(dtype)
+    wide = [t.double() for t in (v, low, high)]
+    unit = torch.finfo(dtype).eps
+    for box in ((), (1, 2)):
+        for method in ("project", "project_within", "lmo"):
+            found = getattr(Ball(eps), method)(v, *((low, high) if box else ()))
+            exact = getattr(Ball(eps), method)(wide[0], *(wide[i] for i in box))
+            assert found.dtype == dtype
+            slack = unit * exact.abs() + 1e-3 * eps / (1 if Ball is LInf else 10)
+            assert ((found.double() - exact).abs() <= slack).all()
+            assert (norm(Ball, found.double()) <= eps * (1 + 2 * unit)).all()
+    exact = Ball(1.0).norm(wide[0])
+    torch.testing.assert_close(Ball(1.0).norm(v).double(), exact, rtol=unit, atol=0)
+
+
+@pytest.mark.parametrize("Ball", [L1, L2])
+def test_norms_of_half_precision_go_beyond_its_range(Ball):
+    v = torch.full((1, 200_000), 60_000.0, dtype=torch.float16)
+    exact = norm(Ball, v.double()).float()
+    torch.testing.assert_close(Ball(1.0).norm(v), exact, rtol=1e-4, atol=0)
+
+
+@each_ball
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("end", ["tiny", "huge"])
+def test_everything_scales_to_the_ends_of_the_type(Ball, dtype, end):
+    """All is homogeneous: with v, eps and the box times 2^k, so is the result."""
+    generator = torch.Generator().manual_seed(0)
+    exponent = {torch.float32: 115, torch.float64: 990}[dtype] * (1 if end == "huge" else -1)
+    k = 2.0**exponent
+    v = torch.randn(6, 5, generator=generator, dtype=torch.float64).to(dtype)
+    v[0] = 0
+    low, high = -torch.rand(6, 5, generator=generator).to(dtype), 0.3
+    eps = torch.tensor([1.0, 0.5, 0.1, 2.0, 10.0, 0.0], dtype=torch.float64)
+    tolerance = {"rtol": 64 * torch.finfo(dtype).eps, "atol": 0}
+    for box in ((None, None), (low, high)):
+        for method in ("project", "lmo"):
+            expected = getattr(Ball(eps), method)(v, *box)
+            scaled = [None if c is None else c * k for c in box]
+            found = getattr(Ball(eps * k), method)(v * k, *scaled) / k
+            torch.testing.assert_close(found, expected, **tolerance)
+            u = Ball(eps * k).project_within(v * k, *scaled) / k
+            within = Ball(0.999 * eps).project(v, *box)
+            assert (norm(Ball, u) >= norm(Ball, within) * (1 - 1e-5)).all()
+            assert (norm(Ball, u) <= radius(eps, u) * (1 + 1e-5)).all()
+    for measure in ("norm", "dual_norm"):
+        expected = getattr(Ball(1.0), measure)(v)
+        torch.testing.assert_close(getattr(Ball(1.0), measure)(v * k) / k, expected, **tolerance)
+    unit_move = Ball(1.0).lmo(v)  # the size of g alone changes nothing
+    torch.testing.assert_close(Ball(1.0).lmo(v * k), unit_move, **tolerance)
+
+
+@each_ball
+def test_a_radius_beyond_the_type_s_range_is_its_largest_number(Ball):
+    v = torch.tensor([[3.0, 0.0, -4.0]])
+    assert torch.equal(Ball(1e39).project(v), v)
+    assert torch.equal(Ball(1e39).lmo(v, -1.0, 2.0), torch.tensor([[2.0, 0.0, -1.0]]))
+    u = Ball(1e39).lmo(v)
+    assert torch.isfinite(u).all() and u[0, 1] == 0 and u[0, 2] < -1e38
+
+
+def test_the_norm_s_gradient_is_right_for_samples_of_every_size():
+    v = torch.tensor([[3.0, 4.0], [0.0, 0.0], [3e-30, 4e-30], [3e25, 4e25]], requires_grad=True)
+    [g] = torch.autograd.grad(L2(1.0).norm(v).sum(), v)
+    expected = torch.tensor([[0.6, 0.8], [0.0, 0.0], [0.6, 0.8], [0.6, 0.8]])
+    torch.testing.assert_close(g, expected, rtol=1e-6, atol=0)
+
+
+# Bounds and their rounding.
+
+
+@each_ball
+def test_inputs_that_rounding_puts_outside_their_bounds_are_none_outside(Ball):
+    a = torch.tensor([[1 + 2**-23, 0.5, -(2.0**-24)]])  # meant: [1, 0.5, 0]
+    v = torch.tensor([[1.0, 2.0, -1.0]])
+    u = Ball(10.0).project(v, -a, 1 - a)
+    torch.testing.assert_close(u, torch.tensor([[0.0, 0.5, 0.0]]), rtol=0, atol=0)
+    low, high = check_box(-a.double() + 1e-9, 1 - a)  # the coarser type of the two counts
+    assert (low <= 0).all() and (high >= 0).all() and high.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        (torch.tensor([1e-5]), 1.0),
+        (-1.0, torch.tensor([-1e-5])),
+        (torch.tensor([5.0]), math.inf),
+        (torch.tensor([1e-9]), None),  # no width to compare with
+        (1e-12, 1.0),  # numbers have all digits of float64
+        (torch.tensor([1]), torch.tensor([2])),
+        (0.5, -0.5),
+    ],
+)
+def test_what_rounding_does_not_explain_is_refused(low, high):
+    with pytest.raises(ValueError, match="low <= 0 <= high"):
+        check_box(low, high)
+
+
+def test_the_message_says_what_the_bounds_hold():
+    with pytest.raises(ValueError, match=r"for low entries from -1 to 0\.25, for high no bound"):
+        check_box(torch.tensor([-1.0, 0.25]), None)
+
+
+@pytest.mark.parametrize("shape", [(5, 2), (3, 1, 2), (3,), (1, 3, 2)])
+def test_bounds_that_do_not_broadcast_to_the_batch_are_refused(shape):
+    for name in ("low", "high"):
+        with pytest.raises(ValueError, match=rf"{name} must be .* broadcasts .* \[3, 2\]"):
+            L2(1.0).project(torch.ones(3, 2), **{name: torch.zeros(shape)})
+    one = torch.ones(1, 2)  # would grow to five samples
+    with pytest.raises(ValueError, match="low must be"):
+        LInf(1.0).lmo(one, low=-torch.ones(5, 2))
+
+
+@each_ball
+def test_radii_may_come_as_arrays_and_lists(Ball):
+    v = torch.full((3, 4), 9.0)
+    radii = [0.5, 0.25, 1.0]
+    expected = Ball(torch.tensor(radii)).project(v)
+    for eps in (radii, tuple(radii), np.array(radii), np.array(radii, np.float32)):
+        ball = Ball(eps)
+        torch.testing.assert_close(ball.project(v), expected, rtol=1e-6, atol=0)
+        part = ball.part(torch.tensor([2, 0]))
+        torch.testing.assert_close(part.project(v[:2]), expected[[2, 0]], rtol=1e-6, atol=0)
+    for eps in (1, np.float32(1), np.int64(1), torch.tensor(1)):
+        assert torch.equal(Ball(eps).project(v), Ball(1.0).project(v))
+
+
 # Refusals.
 
 
 @each_ball
-@pytest.mark.parametrize("eps", [-0.1, math.nan, math.inf, torch.tensor([0.1, -1e-9])])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.complex64])
+def test_a_batch_of_integers_is_refused_and_not_cut_to_whole_numbers(Ball, dtype):
+    v, ball = torch.tensor([[3, 2, 0]]).to(dtype), Ball(0.5)
+    calls = [ball.project, ball.project_within, ball.lmo, ball.norm, ball.dual_norm, ball.radius]
+    calls += [lambda v: clip(v, None, 0.5), lambda v: room(v, -0.5, 0.5)]
+    calls += [lambda v: ball.project(v, check=False), lambda v: ball.lmo(v, check=False)]
+    for call in calls:
+        with pytest.raises(ValueError, match=r"[vg] must hold floats, got .*: pass [vg].float"):
+            call(v)
+
+
+@each_ball
+@pytest.mark.parametrize("shape", [(), (3, 0), (0, 2, 0)])
+def test_a_tensor_that_is_no_batch_is_refused(Ball, shape):
+    ball, v = Ball(0.5), torch.zeros(shape)
+    for call in (ball.project, ball.lmo, ball.norm, ball.dual_norm, ball.radius):
+        with pytest.raises(ValueError, match=r"must be a batch \[n, ...\]"):
+            call(v)
+
+
+@each_ball
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_refused_by_name(Ball, bad):
+    v = torch.ones(3, 2, 2)
+    v[1, 0, 1] = bad
+    with pytest.raises(ValueError, match="v must be finite, got NaN or infinity in 1 of 3"):
+        Ball(0.5).project(v)
+    with pytest.raises(ValueError, match="g must be finite"):
+        Ball(0.5).lmo(v)
+    huge = torch.full((2, 4), torch.finfo(torch.float32).max)  # its sum is not finite
+    assert torch.isfinite(Ball(0.5).project(huge)).all()
+
+
+@each_ball
+@pytest.mark.parametrize("eps", [-0.1, math.nan, math.inf, torch.tensor([0.1, -1e-9]), -1, 1j])
 def test_a_radius_that_is_negative_nan_or_infinite_is_refused(Ball, eps):
     with pytest.raises(ValueError, match="eps must be finite and >= 0"):
         Ball(eps)
 
 
 @each_ball
-def test_radii_of_the_wrong_shape_or_number_are_refused(Ball):
+@pytest.mark.parametrize("count", [1, 2, 100])
+def test_radii_of_the_wrong_shape_or_number_are_refused(Ball, count):
     with pytest.raises(ValueError, match=r"a number or a tensor \[n\], got shape \[2, 1\]"):
         Ball(torch.ones(2, 1))
-    ball = Ball(torch.ones(2))
-    for call in (ball.project, ball.lmo, lambda v: ball.sample(v.shape)):
-        with pytest.raises(ValueError, match="2 radii for a batch of 3"):
-            call(torch.full((3, 4), 9.0))
+    ball = Ball(torch.ones(count))
+    calls = [ball.project, ball.project_within, ball.lmo, ball.radius]
+    calls += [lambda v: ball.project(v, check=False), lambda v: ball.lmo(v, check=False)]
+    calls += [lambda v: ball.project(v, -1.0, 1.0), lambda v: ball.sample(tuple(v.shape))]
+    for call in calls:
+        for n in (3, 0):
+            with pytest.raises(ValueError, match=f"{count} radii for a batch of {n}"):
+                call(torch.full((n, 4), 9.0))
 
 
 @each_ball
@@ -568,6 +759,17 @@ def test_a_box_that_does_not_hold_zero_is_refused(Ball, low, high):
             call(torch.ones(3, 2), low, high)
     with pytest.raises(ValueError, match="low <= 0 <= high"):
         check_box(low, high)
+
+
+@each_ball
+def test_without_checks_the_numbers_are_the_same(Ball):
+    v, a = torch.randn(5, 7, generator=torch.Generator().manual_seed(0)), torch.full((5, 7), 0.25)
+    for method in ("project", "lmo"):
+        for box in ((), (-a, 1 - a)):
+            call = getattr(Ball(1.0), method)
+            assert torch.equal(call(v, *box, check=False), call(v, *box))
+    inside = v / 1e3
+    assert torch.equal(Ball(1.0).project(inside, check=False), inside)
 
 
 @pytest.mark.parametrize("Ball", [L1, L2, LInf])

@@ -375,8 +375,7 @@ def test_the_weights_decay_as_the_settings_say_or_the_caller(own, shrinks):
     model = cifar10.network(config, 0)
     before = model[1].weight.detach().clone()
     settings = {"seed": 0, "checkpoint": None, "evaluate": lambda model: {}}
-    update = Update(still, {"name": "still"})
-    cifar10.train(config, model, images, update, weight_decay=own, **settings)
+    cifar10.train(config, model, images, Update(still, {}), weight_decay=own, **settings)
     ratio = (model[1].weight / before).detach()
     assert (ratio < 1).all() if shrinks else (ratio == 1).all()
 

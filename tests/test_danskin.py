@@ -1,5 +1,6 @@
 """lib.danskin: KKT in exact arithmetic, cvxpy, finite differences, and the slides' toy run."""
 
+import math
 from fractions import Fraction
 from itertools import pairwise
 
@@ -172,6 +173,34 @@ def test_lower_precision_is_solved_in_float64_and_returned_in_its_type(dtype):
     direction = descent_direction(g)
     assert direction.dtype == dtype
     torch.testing.assert_close(direction, descent_direction(g.double()).to(dtype))
+
+
+@pytest.mark.parametrize("scale", [1e-305, 1e-200, 1e-30, 1e30, 1e200, 1e305])
+def test_no_magnitude_of_float64_is_taken_for_a_stationary_point(scale):
+    g = hard("spread in a cone", 6, 10, 0)
+    g = g / g.abs().max()
+    weights, residual = min_norm_point(g, return_residual=True)
+    found, found_residual = min_norm_point(scale * g, return_residual=True)
+    torch.testing.assert_close(found, weights, rtol=0, atol=1e-9)
+    assert found_residual == pytest.approx(residual, abs=1e-9)
+    direction = descent_direction(g)
+    assert float(direction.norm()) == pytest.approx(1)
+    torch.testing.assert_close(descent_direction(scale * g), direction, rtol=0, atol=1e-9)
+
+
+def test_subnormal_gradients_have_a_direction_too():
+    g = torch.tensor([[3e-310, 0.0], [0.0, 3e-310]], dtype=torch.float64)
+    half = torch.full((2,), math.sqrt(0.5), dtype=torch.float64)
+    torch.testing.assert_close(descent_direction(g), -half)
+    assert min_norm_point(g, return_residual=True)[1] < 1e-12
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_directional_derivatives_of_narrow_types_are_summed_in_float32(dtype):
+    g = torch.full((1, 4000), 1.0, dtype=dtype)
+    d = torch.cat([torch.full((2000,), 40.0), torch.full((2000,), -39.75)]).to(dtype)
+    found = directional_derivative(g, d)  # parts beyond float16's range, and a difference of them
+    assert found.dtype == dtype and found.item() == 500
 
 
 def test_many_columns_are_taken_in_blocks(monkeypatch):
@@ -438,3 +467,9 @@ def test_gradients_in_evaluation_mode_use_the_running_statistics_and_move_none()
 def test_bad_arguments_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call(torch.ones(2, 3, dtype=torch.float64))
+
+
+def test_gradients_refuses_a_loss_that_is_detached():
+    model, inputs = torch.nn.Linear(2, 2), torch.ones(1, 3, 2)
+    with pytest.raises(ValueError, match="no gradient in the parameters"):
+        danskin.gradients(model, inputs, torch.tensor([0, 1, 0]), lambda h, b: h.detach()[:, 0])

@@ -1,4 +1,4 @@
-"""lib.data and lib.downloads, without a network: files come from a server on this machine."""
+"""lib.data, without a network: files come from a server on this machine."""
 
 import builtins
 import gzip
@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from lib import data
 from lib.data import DataError, Images, _datasets
 from lib.data import _downloads as downloads
-from lib.data._downloads import File, load, unpack
+from lib.data._downloads import File, load
 
 examples = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 
@@ -342,7 +342,7 @@ def test_a_damaged_cached_file_is_fetched_again_and_never_used(damage, server, c
 
 
 def test_a_cache_that_cannot_be_written_is_one_clear_error(server, tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("a file is no folder, not even for root")
+    (tmp_path / "file").write_text("a file is no folder, not even for root", encoding="utf-8")
     monkeypatch.setenv("EE556_DATA", str(tmp_path / "file" / "cache"))
     server.files["/x"] = CONTENT
     fails_to_load(File("x", sha256(CONTENT), (f"{server.url}/x",)), "the cache cannot be written")
@@ -403,10 +403,22 @@ def link(name, target):
     return info
 
 
-def test_unpacking_writes_the_wanted_members_and_no_path_of_the_archive(cache):
-    (cache.parent / "victim").write_text("untouched")
-    wanted = File("set/good.bin", sha256(b"good"))
-    raw = archive(
+@pytest.fixture
+def packed(server, cache):
+    """A file that is in an archive of these members, which the server has."""
+
+    def packed(*members, name="set/good.bin", content=b"good"):
+        raw = archive(*members)
+        server.files["/set.tar.gz"] = raw
+        home = File("set.tar.gz", sha256(raw), (f"{server.url}/set.tar.gz",))
+        return File(name, sha256(content), archive=home)
+
+    return packed
+
+
+def test_a_member_is_read_by_its_name_and_no_path_of_the_archive_is_used(packed, cache):
+    (cache.parent / "victim").write_text("untouched", encoding="utf-8")
+    file = packed(
         ("../victim", b"evil"),
         ("set/../../victim", b"evil"),
         (str(cache.parent / "absolute"), b"evil"),
@@ -414,70 +426,147 @@ def test_unpacking_writes_the_wanted_members_and_no_path_of_the_archive(cache):
         ("set/unwanted.bin", b"unwanted"),
         ("set/good.bin", b"good"),
     )
-    unpack(raw, (wanted,))
-    assert names(cache) == ["set/good.bin"]
+    assert load(file) == b"good"
+    assert names(cache) == ["set.tar.gz", "set/good.bin"]
     assert (cache / "set/good.bin").read_bytes() == b"good"
-    assert names(cache.parent) == ["cache/set/good.bin", "victim"]
-    assert (cache.parent / "victim").read_text() == "untouched"
+    assert names(cache.parent) == ["cache/set.tar.gz", "cache/set/good.bin", "victim"]
+    assert (cache.parent / "victim").read_text(encoding="utf-8") == "untouched"
 
 
 @pytest.mark.parametrize(
-    "members",
+    ("members", "what"),
     [
-        (),
-        (("good.bin", b"good"),),
-        (("./set/good.bin.part", b"good"),),
-        (("set/good.bin", b"evil"),),
-        (link("set/good.bin", "/etc/passwd"),),
+        ((), "the archive lacks set/good.bin"),
+        ((("good.bin", b"good"),), "the archive lacks set/good.bin"),
+        ((("./set/good.bin.part", b"good"),), "the archive lacks set/good.bin"),
+        ((("set/good.bin", b"evil"),), "what came has another SHA-256"),
+        ((link("set/good.bin", "/etc/passwd"),), "set.tar.gz"),
     ],
     ids=["empty", "elsewhere", "another name", "another content", "a link"],
 )
-def test_an_archive_without_the_right_member_is_one_clear_error(members, cache):
-    with pytest.raises(DataError, match=r"the archive lacks set/good\.bin"):
-        unpack(archive(*members), (File("set/good.bin", sha256(b"good")),))
-    assert not cache.exists()
+def test_an_archive_without_the_right_member_is_one_clear_error(members, what, packed, cache):
+    fails_to_load(packed(*members), what)
+    assert names(cache) == ["set.tar.gz"]
 
 
-def test_unpacking_into_a_link_replaces_the_link_and_not_its_target(cache):
-    (cache.parent / "victim").write_text("untouched")
+def test_an_archive_that_cannot_be_fetched_is_one_clear_error(packed, server, cache):
+    file = packed(("set/good.bin", b"good"))
+    server.files.clear()
+    with pytest.raises(DataError, match=r"not in the cache, and its archive: set\.tar.*404") as e:
+        load(file)
+    assert e.value.__cause__ is None and "\n" not in str(e.value)
+    assert names(cache) == []
+
+
+def test_a_link_in_the_cache_is_replaced_and_not_its_target(packed, cache):
+    (cache.parent / "victim").write_text("untouched", encoding="utf-8")
     (cache / "set").mkdir(parents=True)
     (cache / "set/good.bin").symlink_to(cache.parent / "victim")
-    unpack(archive(("set/good.bin", b"good")), (File("set/good.bin", sha256(b"good")),))
-    assert (cache.parent / "victim").read_text() == "untouched"
+    assert load(packed(("set/good.bin", b"good"))) == b"good"
+    assert (cache.parent / "victim").read_text(encoding="utf-8") == "untouched"
     assert (cache / "set/good.bin").read_bytes() == b"good"
 
 
-def test_several_processes_may_store_the_same_file_at_once(cache):
-    server = multiprocessing.get_context("forkserver")
-    running = [server.Process(target=store_often, args=(cache,)) for _ in range(3)]
+def test_several_processes_may_fetch_the_same_files_at_once(server, cache):
+    server.files["/x.gz"] = CONTENT
+    context = multiprocessing.get_context("forkserver")
+    running = [context.Process(target=fetch_all, args=(server.url, cache)) for _ in range(3)]
     for process in running:
         process.start()
     for process in running:
         process.join()
-    assert [process.exitcode for process in running] == [0, 0, 0] and names(cache) == ["x"]
+    assert [process.exitcode for process in running] == [0, 0, 0]
+    assert names(cache) == sorted(FILES) and len(server.requests) >= len(FILES)
 
 
-def store_often(cache):
-    for _ in range(100):
-        downloads._store(cache / "x", CONTENT)
-        assert (cache / "x").read_bytes() == CONTENT
+FILES = [f"x{i}" for i in range(20)]
 
 
-def test_a_full_disk_while_unpacking_is_one_clear_error_and_leaves_nothing(cache, monkeypatch):
-    def full(descriptor):
+def fetch_all(url, cache):
+    os.environ["EE556_DATA"] = str(cache)
+    for name in FILES:
+        assert load(File(name, sha256(CONTENT), (f"{url}/x.gz",))) == CONTENT
+
+
+def test_a_full_disk_is_one_clear_error_and_leaves_nothing(packed, cache, monkeypatch):
+    file = packed(("set/good.bin", b"good"))
+    load(file.archive)
+
+    def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DataError, match=r"good.bin cannot be written \(No space left.*EE556_DATA"):
-        unpack(archive(("set/good.bin", b"good")), (File("set/good.bin", sha256(b"good")),))
-    assert names(cache) == []
+    monkeypatch.setattr(downloads.shutil, "copyfileobj", full)
+    fails_to_load(file, "the cache cannot be written (No space left on device)")
+    assert names(cache) == ["set.tar.gz"]
 
 
-def test_unpacking_under_a_regular_file_is_one_clear_error(tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("EE556_DATA", str(tmp_path / "file"))
-    with pytest.raises(DataError, match="cannot be written"):
-        unpack(archive(("set/good.bin", b"good")), (File("set/good.bin", sha256(b"good")),))
+# The environment: no home, certificates, proxies
+
+PROXY = "http://127.0.0.1:9"  # nobody listens there: nothing leaves this machine
+
+
+@pytest.fixture
+def said(cache, monkeypatch):
+    """The line in which data.retina() fails under these settings of the environment."""
+    for name in os.environ:
+        if "proxy" in name.lower() or "CA_BUNDLE" in name:
+            monkeypatch.delenv(name)
+
+    def said(**settings):
+        for name, value in {"HTTPS_PROXY": PROXY, **settings}.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(DataError) as error:
+            data.retina()
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    return said
+
+
+@pytest.mark.skipif(os.name != "posix", reason="homes are looked up otherwise")
+def test_a_user_without_a_home_is_told_to_name_a_folder(said, monkeypatch):
+    import pwd
+
+    def unknown(_):
+        raise KeyError
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    line = said(EE556_DATA="")
+    assert "this user has no home: set EE556_DATA to a folder that can be written" in line
+
+
+def test_an_unknown_home_is_named(said):
+    line = said(EE556_DATA="~nosuchuser/x")
+    assert "EE556_DATA=~nosuchuser/x names no home: set EE556_DATA" in line
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({"REQUESTS_CA_BUNDLE": "/gone/ca.pem"}, "invalid path: /gone/ca.pem (REQUESTS_CA_BUNDLE"),
+        ({"HTTPS_PROXY": "socks5://127.0.0.1:9"}, "Missing dependencies for SOCKS support"),
+        ({"HTTPS_PROXY": PROXY}, "no connection to the proxy that HTTPS_PROXY"),
+        ({"HTTPS_PROXY": "http://127.0.0.1:port"}, "127.0.0.1:port"),
+        ({"HTTPS_PROXY": "nonsense://127.0.0.1"}, "nonsense"),
+    ],
+    ids=["certificates", "SOCKS", "proxy", "proxy's port", "proxy's scheme"],
+)
+def test_what_is_wrong_with_the_network_is_named_and_not_the_cache(settings, what, said, cache):
+    line = said(**settings)
+    assert what in line and "cannot be written (" not in line and "another SHA-256 (" not in line
+    assert "Put the file with SHA-256" in line and str(cache) in line
+
+
+def test_a_certificate_that_is_not_trusted_is_named(cache, monkeypatch):
+    import requests
+
+    def refuse(*_, **__):
+        raise requests.exceptions.SSLError("certificate verify failed: self-signed")
+
+    monkeypatch.setattr(requests, "get", refuse)
+    fails_to_load(File("x", sha256(CONTENT), ("https://x.invalid/x",)), "REQUESTS_CA_BUNDLE")
 
 
 # The full sets, in miniature: the same formats with other content
@@ -494,12 +583,13 @@ def test_the_pinned_checksums_and_homes_are_the_official_ones():
             "t10k-labels-idx1",
         )
         for home in (
-            "http://yann.lecun.com/exdb/mnist/",
             "https://ossci-datasets.s3.amazonaws.com/mnist/",
+            "http://yann.lecun.com/exdb/mnist/",
         )
     ] + [
         "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
         "https://zenodo.org/records/6496656/files/retinamnist.npz",
+        "https://zenodo.org/records/10519652/files/retinamnist.npz",
     ]
     pins = "".join(file.sha256 for file in (*files, *_datasets._CIFAR10))
     assert len(pins) == 12 * 64 and set(pins) <= set("0123456789abcdef")
@@ -553,16 +643,12 @@ def little_cifar10(server, monkeypatch):
         members.append((f"cifar-10-batches-bin/{name}.bin", records.tobytes()))
     raw = archive(*members)
     server.files["/cifar.tar.gz"] = raw
+    home = File("cifar.tar.gz", sha256(raw), (f"{server.url}/cifar.tar.gz",))
     files = tuple(
-        File(file.name, sha256(content[Path(file.name).stem].tobytes()))
+        File(file.name, sha256(content[Path(file.name).stem].tobytes()), archive=home)
         for file in _datasets._CIFAR10
     )
     monkeypatch.setattr(_datasets, "_CIFAR10", files)
-    monkeypatch.setattr(
-        _datasets,
-        "_CIFAR10_ARCHIVE",
-        File("cifar.tar.gz", sha256(raw), (f"{server.url}/cifar.tar.gz",)),
-    )
     return content
 
 
@@ -605,7 +691,7 @@ def test_a_damaged_cifar10_batch_is_replaced_or_else_named(server, cache, little
     damaged.write_bytes(b"")
     (cache / "cifar.tar.gz").unlink()
     server.files.clear()
-    with pytest.raises(DataError, match=r"data_batch_2\.bin is missing or damaged.*404"):
+    with pytest.raises(DataError, match=r"data_batch_2\.bin is damaged .*404"):
         data.cifar10()
     assert len(data.cifar10("test")) == 2  # which needs another file
 

@@ -109,7 +109,9 @@ def test_a_run_killed_in_any_cell_goes_on_to_the_same_record(name, tmp_path, cap
     running.join()
     assert running.exitcode == -signal.SIGKILL
     files = sorted((tmp_path / "runs" / name / "rows").glob("*.json"))
-    assert ["row" in json.loads(file.read_text()) for file in files].count(True) == 2
+    assert ["row" in json.loads(file.read_text(encoding="utf-8")) for file in files].count(
+        True
+    ) == 2
     assert records.load(name, tmp_path / "records") is None
     assert command.main(arguments(name, tmp_path)) == 1
     assert "add --resume to go on with it" in capsys.readouterr().err
@@ -117,7 +119,10 @@ def test_a_run_killed_in_any_cell_goes_on_to_the_same_record(name, tmp_path, cap
     whole, found = (records.load(name, f / "records") for f in (tmp_path / "whole", tmp_path))
     assert results(found) == results(whole)
     cells = sum(len(rows) for rows in whole["results"].values())
-    assert len((tmp_path / "runs" / name / "log.txt").read_text().splitlines()) == cells
+    assert (
+        len((tmp_path / "runs" / name / "log.txt").read_text(encoding="utf-8").splitlines())
+        == cells
+    )
 
 
 def killed_in_its_third_cell(name, folder):
@@ -184,7 +189,7 @@ def test_two_commands_at_once_share_the_cells_of_a_run_and_lose_none(tmp_path):
     rows = [row for of_variant in results.values() for row in of_variant]
     assert {variant: len(rows) for variant, rows in results.items()} == dict.fromkeys(results, 2)
     assert {row["process"] for row in rows} == {process.pid for process in both}
-    log = (tmp_path / "runs" / "wgan-points" / "log.txt").read_text()
+    log = (tmp_path / "runs" / "wgan-points" / "log.txt").read_text(encoding="utf-8")
     assert sorted(log.splitlines()) == sorted(set(log.splitlines()))
     assert len(log.splitlines()) == len(rows) == 10
 
@@ -220,8 +225,8 @@ def test_a_fault_in_a_cell_leaves_its_traceback_in_the_log_and_one_line_on_the_t
     assert lines[-1] == (
         f"wgan-points: spectral, seed 0: ValueError: 3 is not in list (the traceback is in {log})"
     )
-    assert "Traceback (most recent call last)" in log.read_text()
-    assert "in faulty" in log.read_text() and "Traceback" not in "".join(lines)
+    assert "Traceback (most recent call last)" in log.read_text(encoding="utf-8")
+    assert "in faulty" in log.read_text(encoding="utf-8") and "Traceback" not in "".join(lines)
     monkeypatch.setattr(module, "measure", measure)
     assert command.main(arguments("wgan-points", tmp_path, "--resume")) == 0
 
@@ -241,7 +246,7 @@ def test_a_run_that_diverges_says_so_and_what_to_try(tmp_path, capsys):
 def test_a_damaged_file_of_a_run_is_named_with_what_to_do(damaged, remedy, text, tmp_path, capsys):
     assert command.main(arguments("wgan-points", tmp_path)) == 0
     path = tmp_path / "runs" / "wgan-points" / damaged
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     assert command.main(arguments("wgan-points", tmp_path, "--resume")) == 1
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith(f"wgan-points: {path} is damaged") and remedy in line
@@ -253,7 +258,7 @@ def test_a_damaged_file_of_a_run_is_named_with_what_to_do(damaged, remedy, text,
 def test_a_run_of_an_older_version_is_not_taken_for_none(tmp_path, capsys):
     folder = tmp_path / "runs" / "wgan-points"
     folder.mkdir(parents=True)
-    (folder / "rows.json").write_text("{}")
+    (folder / "rows.json").write_text("{}", encoding="utf-8")
     assert command.main(arguments("wgan-points", tmp_path, "--resume")) == 1
     assert "of an older version: delete it" in capsys.readouterr().err.splitlines()[-1]
 
@@ -386,7 +391,7 @@ def test_unknown_names_and_options_end_with_the_usage(capsys):
 def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_runs(tmp_path, monkeypatch):
     module = import_module("experiments.wgan_points")
     monkeypatch.setattr(module, "measure", None)
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     config = module.Config(seeds=1, runs=tmp_path / "runs", out=tmp_path / "file" / "records")
     with pytest.raises(RunError, match=r"cannot write to .*records .*give another folder"):
         run("wgan-points", module, config)

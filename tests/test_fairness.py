@@ -17,7 +17,12 @@ from scipy.stats import beta, chisquare, norm
 from lib import attacks, models
 from lib.balls import LInf
 from lib.data import Images
-from lib.fairness import ClassFocusedSampler, ClasswiseAccuracy, classwise_accuracy
+from lib.fairness import (
+    ClassFocusedSampler,
+    ClasswiseAccuracy,
+    class_focused_step,
+    classwise_accuracy,
+)
 from lib.training import adversarial
 
 SEEDS = 0, 1, 2
@@ -53,6 +58,17 @@ def test_two_hand_computed_updates():
     sampler.update([1, 1, 2], [1.0, 0.5, 2.0])
     w += 0.25 * np.array([0, 1.5 / p[1], 2 / p[2]])
     np.testing.assert_allclose(sampler.w, w, rtol=1e-14)
+
+
+def test_the_sampler_takes_the_slide_s_step():
+    sampler = ClassFocusedSampler(LABELS, gamma=0.4, step_size=0.25)
+    classes, losses = torch.tensor([0, 2, 0]), torch.tensor([1.0, 0.2, 0.5]).double()
+    for _ in range(2):
+        before = sampler.w.clone()
+        step = class_focused_step(sampler.w, classes, losses, 0.4, 0.25)
+        assert torch.equal(sampler.w, before)  # a new tensor
+        sampler.update(classes, losses)
+        assert torch.equal(sampler.w, step) and not torch.equal(step, before)
 
 
 @settings(deadline=None, max_examples=60)

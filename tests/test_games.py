@@ -173,3 +173,31 @@ def test_bad_settings_get_clear_errors(dynamics, change, message):
     settings = {"phi": bilinear, "x0": ONE, "y0": ONE, "step_size": 0.1, "steps": 3} | change
     with pytest.raises(ValueError, match=message):
         dynamics(**settings)
+
+
+@pytest.mark.parametrize("dynamics", [gradient_descent_ascent, extragradient, optimistic_gradient])
+def test_in_inference_mode_and_with_a_list_of_steps_the_iterates_are_the_same(dynamics):
+    x0, y0 = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 1.0])
+    expected = dynamics(lambda x, y: x @ y, x0, y0, (0.1, 0.2), 3)
+    with torch.inference_mode():
+        found = dynamics(lambda x, y: x @ y, x0.clone(), y0.clone(), [0.1, 0.2], 3)
+    for path, right in zip(found, expected, strict=True):
+        assert torch.equal(path, right) and not path.is_inference()
+    assert x0.tolist() == [1, -2] and not x0.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((1.0, torch.ones(1), 0.1, 1), "x0 must be a float tensor"),
+        ((torch.ones(1), torch.ones(1, dtype=torch.int64), 0.1, 1), "y0 must be a float tensor"),
+        ((torch.tensor(math.nan), torch.ones(()), 0.1, 1), "x0 must be a float tensor without NaN"),
+        ((torch.ones(()), torch.ones(()), 0.0, 1), "step_size must be finite and > 0"),
+        ((torch.ones(()), torch.ones(()), (0.1, -0.1), 1), "step_size must be finite and > 0"),
+        ((torch.ones(()), torch.ones(()), (0.1, 0.1, 0.1), 1), "one or a pair"),
+        ((torch.ones(()), torch.ones(()), 0.1, 0), "steps must be >= 1, got 0"),
+    ],
+)
+def test_each_bad_argument_is_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        extragradient(lambda x, y: (x * y).sum(), *arguments)

@@ -92,6 +92,19 @@ def test_a_round_by_hand():
     assert h.x.item() == pytest.approx(x + 0.2 * y, abs=1e-15)
 
 
+def test_the_critics_step_does_not_look_into_the_generator():
+    """Its graph would cost as much again, and nothing of it is asked for."""
+    h, d, seen = Shift(0.25), Line(-0.5), []
+
+    def critic(a):
+        seen.append(a.requires_grad)
+        return d(a)
+
+    critic_step(GAP, h, critic, zeros, ones, sgd(d))
+    generator_step(GAP, h, critic, zeros, sgd(h))
+    assert seen == [False, True]
+
+
 def test_the_penalty_is_ascended_with_the_value_and_is_no_part_of_it():
     penalized = Objective(GAP.critic_value, GAP.generator_loss, penalty=lambda *_: 3 * d.y.sum())
     h, d = Shift(0.25), Line(-0.5)

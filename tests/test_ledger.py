@@ -114,6 +114,10 @@ def test_labels_in_docstrings_name_a_theorem_of_a_page():
     labels = set()
     for page in PAGES:
         labels |= set(re.findall(r"^:label: (\S+)$", page.read_text(encoding="utf-8"), re.M))
-    for path in sorted((ROOT / "lib").glob("*.py")):
-        cited = set(re.findall(r"\b((?:def|prop|thm|lem|cor|alg)-[a-z0-9-]+)\b", path.read_text()))
+    for path in sorted((ROOT / "lib").rglob("*.py")):
+        cited = set(
+            re.findall(
+                r"\b((?:def|prop|thm|lem|cor|alg)-[a-z0-9-]+)\b", path.read_text(encoding="utf-8")
+            )
+        )
         assert cited <= labels, f"{path.name} names {cited - labels}"

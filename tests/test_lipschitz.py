@@ -228,8 +228,9 @@ REAL, FAKE = normal(50, 4), normal(50, 4, seed=1)
 @pytest.mark.parametrize("slope", [0.5, 1.0, 3.0])
 @pytest.mark.parametrize("ball", [L2, LInf])
 def test_the_penalty_of_a_linear_critic_is_its_closed_form(slope, one_sided, ball):
+    ball = ball(1.0)
     w = normal(4, seed=2)
-    w = slope * w / ball(1.0).dual_norm(w[None])
+    w = slope * w / ball.dual_norm(w[None])
     value = gradient_penalty(lambda a: a @ w, REAL, FAKE, 7.0, one_sided=one_sided, ball=ball)
     expected = 7 * (max(slope - 1, 0) if one_sided else slope - 1) ** 2
     assert float(value.detach()) == pytest.approx(expected, abs=1e-12)
@@ -337,9 +338,203 @@ def test_layers_of_zeros_have_norm_zero_and_stay_what_they_are(image):
         (torch.ones(3), None, "needs a matrix"),
         (torch.ones(2, 2, 3, 3), None, "needs a matrix"),
         (torch.ones(2, 2), (3, 3), "needs a matrix"),
-        (torch.full((2, 2), math.nan), None, "must be finite"),
+        (torch.full((2, 2), math.nan), None, "must be finite real numbers, got NaN"),
     ],
 )
 def test_bad_weights_get_a_clear_error(weight, shape, message):
     with pytest.raises(ValueError, match=message):
         spectral_norm(weight, shape)
+
+
+# Magnitudes, failures, and what is left as it was.
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-160, 1e160, 1e300])
+def test_operator_norms_scale_to_the_ends_of_float64(scale):
+    kernel = normal(2, 1, 3, 3)
+    for weight, image in ((normal(4, 3), None), (kernel, (5, 5)), (kernel, (20, 20))):
+        expected = spectral_norm(weight, image)
+        assert spectral_norm(scale * weight, image) / scale == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_kernel_that_meets_only_padding_has_norm_zero():
+    kernel = torch.zeros(1, 1, 3, 3)
+    kernel[0, 0, 0] = 1.0  # looks at the row above, and there is one row
+    assert spectral_norm(kernel, (1, 400)) == 0.0
+    assert spectral_norm(kernel, (2, 400)) == pytest.approx(3, abs=1e-3)
+
+
+def test_weights_of_any_real_type_are_taken_and_others_refused():
+    assert spectral_norm(torch.tensor([[3, 0], [4, 0]])) == pytest.approx(5)
+    assert spectral_norm(torch.tensor([[3.0, 4.0]]).bfloat16()) == pytest.approx(5)
+    with pytest.raises(ValueError, match=r"finite real numbers, got torch\.complex64"):
+        spectral_norm(torch.ones(2, 2, dtype=torch.complex64))
+    with pytest.raises(ValueError, match="needs a matrix"):
+        spectral_norm(torch.ones(0, 2))
+    with pytest.raises(ValueError, match=r"kernel \[3, 3\] must fit in the image \(2, 5\)"):
+        spectral_norm(torch.ones(1, 1, 3, 3), (2, 5), padding=0)
+    assert spectral_norm(torch.ones(1, 1, 3, 3), (3, 3), padding=0) == pytest.approx(3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("scale", [1e-14, 1e-7, 1e7, 1e14])
+def test_the_exact_constant_has_no_scale_of_its_own(seed, scale):
+    net = network(2, 6, 4, 1, seed=seed)
+    expected = lipschitz_constant(net)
+    linear = net[0], net[2], net[4]
+    with torch.no_grad():
+        for layer in linear:  # h(a) becomes s h(a/s): the same slopes
+            layer.bias *= scale
+    assert lipschitz_constant(net) == pytest.approx(expected, rel=1e-9)
+    with torch.no_grad():
+        net[0].weight *= scale  # then s² h(a/s)
+        for layer in linear:
+            layer.bias *= scale
+    assert lipschitz_constant(net) == pytest.approx(scale * expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("status", [1, 2, 3, 4])
+def test_a_linear_program_that_fails_leaves_no_exact_constant(status, monkeypatch):
+    import scipy.optimize
+
+    solve, calls = scipy.optimize.linprog, []
+
+    def failing(*args, **settings):
+        found = solve(*args, **settings)
+        calls.append(found)
+        if len(calls) == 5:
+            found.status, found.message = status, "numerical difficulties"
+        return found
+
+    monkeypatch.setattr(scipy.optimize, "linprog", failing)
+    with pytest.raises(RuntimeError, match="no exact constant is known: numerical difficulties"):
+        lipschitz_constant(network(2, 6, 1))
+
+
+def test_the_exact_constant_refuses_what_it_does_not_know():
+    for layers in ([], [nn.ReLU()], [nn.Linear(2, 1), nn.Tanh()], [nn.Conv2d(1, 1, 1)]):
+        model = nn.Sequential(*layers)
+        with pytest.raises(ValueError, match="of Linear and ReLU layers, got"):
+            lipschitz_constant(model)
+    layer = nn.Linear(2, 1)
+    nn.init.constant_(layer.bias, math.nan)
+    with pytest.raises(ValueError, match="weights must be finite"):
+        lipschitz_constant(nn.Sequential(layer))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_lower_bound_is_the_largest_gradient_at_the_starts_and_grows_with_the_steps(seed):
+    net = network(3, 8, 1, seed=seed, act=nn.Tanh)
+    start = normal(20, 3, seed=seed)
+    jacobians = torch.func.vmap(torch.func.jacrev(net))(start)
+    sampled = float(jacobians.detach().flatten(1).norm(dim=1).max())
+    assert lipschitz_lower_bound(net, start, steps=0) == pytest.approx(sampled, rel=1e-12)
+    found = lipschitz_lower_bound(net, start)
+    assert sampled * 1.001 < found <= lipschitz_bound(net)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": -1}, "steps must be >= 0 .*, got -1"),
+        ({"step_size": 0.0}, "step_size finite and > 0, got 50 and 0.0"),
+        ({"step_size": math.nan}, "step_size finite and > 0"),
+        ({"start": torch.ones(2, 3, dtype=torch.int64)}, "start must hold floats .* torch.int64"),
+        ({"start": torch.ones(0, 3)}, "one point or more"),
+        ({"model": lambda a: a}, r"one value a sample, got \[2, 3\] for 2"),
+        ({"model": lambda a: a.detach().sum(1)}, "no gradient: is it detached"),
+    ],
+)
+def test_the_lower_bound_is_never_zero_for_a_wrong_reason(settings, message):
+    arguments = {"model": lambda a: a.sum(1), "start": torch.ones(2, 3)} | settings
+    with pytest.raises(ValueError, match=message):
+        lipschitz_lower_bound(**arguments)
+
+
+@pytest.mark.parametrize("slope", [math.nan, math.inf])
+def test_a_model_without_a_finite_gradient_has_no_lower_bound(slope):
+    with pytest.raises(FloatingPointError, match="gradient is not finite"):
+        lipschitz_lower_bound(lambda a: slope * a.sum(1), torch.ones(2, 3))
+
+
+def test_the_lower_bound_looks_at_a_module_in_evaluation_mode_and_leaves_it_as_it_was():
+    net = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 1))
+    net.double().train()
+    net[2].eval()
+    state = {name: value.clone() for name, value in net.state_dict().items()}
+    start = normal(5, 3)
+    with torch.inference_mode():
+        found = lipschitz_lower_bound(net, start, steps=3)
+    assert [m.training for m in net] == [True, True, False, True] and net.training
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+    assert not start.requires_grad and all(x.grad is None for x in net.parameters())
+    matrix = net[3].weight @ net[1].weight / math.sqrt(1 + net[0].eps)
+    assert found == pytest.approx(float(matrix.detach().norm()), rel=1e-9)
+
+
+def test_the_bound_does_not_move_a_normalized_model_in_training_mode():
+    net = normalize_spectrally_(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 1)))
+    with torch.no_grad():
+        net[0].parametrizations.weight.original.copy_(normal(4, 6, seed=5))
+    state = {name: value.clone() for name, value in net.state_dict().items()}
+    assert lipschitz_bound(net) == lipschitz_bound(net) > 1
+    assert normalize_spectrally_(net) is net and net.training
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+
+
+# The penalty's defaults and refusals.
+
+
+def test_by_default_the_penalty_weighs_ten_and_pays_for_flat_critics_too():
+    flat, steep = (
+        float(gradient_penalty(lambda a, s=s: s * a[:, 0], REAL, FAKE).detach()) for s in (0.5, 3)
+    )
+    assert flat == pytest.approx(10 * 0.25) and steep == pytest.approx(10 * 4)
+    assert float(gradient_penalty(lambda a: 3 * a[:, 0], REAL, FAKE, 0.0).detach()) == 0
+    by_l2 = gradient_penalty(lambda a: a.sum(1), REAL, FAKE)
+    wide = gradient_penalty(lambda a: a.sum(1), REAL, FAKE, ball=L2(7.0))
+    assert float(by_l2.detach()) == float(wide.detach()) == pytest.approx(10)  # (√4 − 1)²
+
+
+@pytest.mark.parametrize(
+    ("real", "fake"),
+    [
+        (REAL, FAKE.float()),
+        (REAL.long(), FAKE.long()),
+        (REAL, FAKE.to("meta")),
+        (REAL[:0], FAKE[:0]),
+        (REAL, FAKE[:, :3]),
+    ],
+)
+def test_the_penalty_refuses_samples_that_do_not_agree(real, fake):
+    with pytest.raises(ValueError, match="real and fake must agree: floats"):
+        gradient_penalty(lambda a: a.sum(1), real, fake)
+
+
+@pytest.mark.parametrize("weight", [-1e-9, math.nan, math.inf])
+def test_the_penalty_refuses_a_weight_out_of_range(weight):
+    with pytest.raises(ValueError, match="weight must be finite and >= 0, got"):
+        gradient_penalty(lambda a: a.sum(1), REAL, FAKE, weight)
+
+
+def test_the_penalty_refuses_a_critic_without_a_gradient():
+    with pytest.raises(ValueError, match="no gradient: is it detached"):
+        gradient_penalty(lambda a: a.sum(1).detach(), REAL, FAKE)
+    with pytest.raises(ValueError, match="c must be finite"):
+        clip_weights_(nn.Linear(1, 1), math.inf)
+
+
+def test_the_penalty_s_points_do_not_depend_on_torch_s_default_type():
+    def critic(a):
+        return a.square().sum(1)
+
+    def value():
+        generator = torch.Generator().manual_seed(0)
+        return float(gradient_penalty(critic, REAL, FAKE, generator=generator).detach())
+
+    expected = value()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert value() == expected
+    finally:
+        torch.set_default_dtype(torch.float32)

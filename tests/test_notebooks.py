@@ -5,7 +5,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
+import jupytext
 import nbformat
 import pytest
 
@@ -13,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 PAGE = """---
 jupytext:
+  notebook_metadata_filter: kernelspec,-jupytext.text_representation.jupytext_version,-jupytext.text_representation.format_version
   text_representation:
     extension: .md
     format_name: myst
@@ -36,17 +40,18 @@ Some text.
 
 1 + 1
 ```
-"""
+"""  # noqa: E501
 
 
-def load():
-    spec = importlib.util.spec_from_file_location("notebooks", ROOT / "tools/notebooks.py")
+def load(name, **names):
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"tools/{name}.py")
     module = importlib.util.module_from_spec(spec)
+    vars(module).update(names)
     spec.loader.exec_module(module)
     return module
 
 
-notebooks = load()
+notebooks = load("notebooks")
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +104,18 @@ def test_changed_text_in_either_twin_is_a_fault(pair):
     assert "text differs" in notebooks.differences(pair)[0]
 
 
+def test_changed_metadata_are_a_fault(pair):
+    edit(pair, lambda notebook: notebook.metadata["jupytext"].pop("default_lexer"))
+    assert "metadata differ" in notebooks.differences(pair)[0]
+
+
+def test_a_page_that_saving_in_jupyter_would_change_is_a_fault(pair):
+    pair.write_text(PAGE.replace("Some text.", "Some text.\n"), encoding="utf-8")
+    assert notebooks.differences(pair) == [
+        "05-page.md is not as Jupytext writes it: saved in Jupyter, it changes"
+    ]
+
+
 def test_changed_tags_are_a_fault(pair):
     pair.write_text(PAGE.replace("hide-input", "remove-input"), encoding="utf-8")
     assert "tags differ" in notebooks.differences(pair)[0]
@@ -127,3 +144,48 @@ def test_a_stored_warning_or_error_is_a_fault(pair):
     assert {"stored a warning", "stored an error"} == {
         fault.split(": ")[1] for fault in notebooks.differences(pair)
     }
+
+
+def lab(page):
+    """What JupyterLab holds of a page when it is saved: with the kernel's and Python's details."""
+    notebook = nbformat.read(page.with_suffix(".ipynb"), as_version=4)
+    local = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+    notebook.metadata.update(kernelspec=local, language_info={"name": "python", "version": "3.9"})
+    return notebook
+
+
+def test_a_page_saved_in_jupyterlab_is_the_repositorys(pair):
+    """Both twins, byte by byte, after the hook: with it `make lab` leaves nothing to commit."""
+    settings = SimpleNamespace(FileContentsManager=SimpleNamespace())
+    config = load("jupyter_lab_config", get_config=lambda: settings)
+    assert settings.FileContentsManager.pre_save_hook is config.keep_header
+    opened = lab(pair)
+    page = {"type": "file", "content": jupytext.writes(opened, "md:myst")}
+    notebook = {"type": "notebook", "content": opened}
+    assert page["content"] != PAGE
+    config.keep_header(page, "lecture11/05-page.md", contents_manager=None)
+    config.keep_header(notebook, "lecture11/05-page.ipynb", contents_manager=None)
+    assert page["content"] == PAGE
+    stored = pair.with_suffix(".ipynb").read_text(encoding="utf-8")
+    assert nbformat.writes(notebook["content"]) + "\n" == stored
+
+
+def test_notebooks_that_are_no_pages_are_saved_as_they_are(pair):
+    config = load("jupyter_lab_config", get_config=lambda: mock.MagicMock())
+    notebook = {"type": "notebook", "content": lab(pair)}
+    config.keep_header(notebook, "mine.ipynb")
+    assert notebook["content"] == lab(pair)
+
+
+def test_jupytext_takes_the_twins_for_equal(pair):
+    """What Jupytext compares where the .ipynb is newer: both, written as the .md is."""
+    twins = [jupytext.read(pair), nbformat.read(pair.with_suffix(".ipynb"), as_version=4)]
+    written = [jupytext.writes(twin, "md:myst") for twin in twins]
+    assert written == [PAGE, PAGE]
+
+
+def test_a_time_is_stored_when_it_is_new_or_another_by_a_quarter_and_a_second():
+    assert notebooks.differs(0.5, None)
+    assert not notebooks.differs(1.4, 0.5) and notebooks.differs(1.6, 0.5)
+    assert not notebooks.differs(25.0, 20.0) and notebooks.differs(25.1, 20.0)
+    assert notebooks.differs(14.9, 20.0)

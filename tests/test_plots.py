@@ -1,9 +1,15 @@
 """Figures: none without alt text, every color apart for the color-blind, pages start alike."""
 
+import base64
 import itertools
+import re
+import subprocess
+import sys
 
 import matplotlib.colors
 import matplotlib.pyplot as plt
+import nbclient
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -86,6 +92,24 @@ def test_the_band_spans_the_runs():
     assert {0.0, 1.0, 2.0, 5.0} <= set(band[:, 1])
 
 
+def test_what_a_reader_plots_after_the_first_cell_is_shown():
+    """In a kernel as Jupyter starts it: by plt.show(), by a figure left open, by one as a value."""
+    cells = [
+        "import matplotlib.pyplot as plt\nfrom lib.pages import plots, setup\ndevice = setup()",
+        "plt.plot([0, 1], [1, 0])\nplt.show()",
+        "figure, axes = plt.subplots()\naxes.plot([0, 1])",
+        "plt.close(figure)\nfigure",
+        "figure, axes = plt.subplots()\nplots.show(figure, 'An empty frame from zero to one.')",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    pictures = [
+        sum("image/png" in output.get("data", {}) for output in cell.outputs)
+        for cell in notebook.cells
+    ]
+    assert pictures == [0, 1, 1, 1, 1]
+
+
 def test_a_page_starts_on_the_cpu_with_one_thread(monkeypatch):
     monkeypatch.delenv("COURSE_DEVICE", raising=False)
     assert setup() == torch.device("cpu")
@@ -97,3 +121,24 @@ def test_a_device_that_is_absent_is_named(name, monkeypatch):
     monkeypatch.setenv("COURSE_DEVICE", name)
     with pytest.raises(RuntimeError, match=f"COURSE_DEVICE={name} is not at hand"):
         setup()
+
+
+def test_a_picture_keeps_its_alt_text_on_the_built_page_and_one_without_is_warned_of(tmp_path):
+    """Through myst-nb's entry point, which the installed package declares."""
+    picture = base64.b64encode(b"\x89PNG").decode()
+    alts = ["A line that falls from one to zero.", ""]
+    cells = [nbformat.v4.new_markdown_cell("# Page")]
+    for alt in alts:
+        metadata = {"image/png": {"alt": alt}} if alt else {}
+        shown = nbformat.v4.new_output("display_data", {"image/png": picture}, metadata=metadata)
+        cells.append(nbformat.v4.new_code_cell("1", execution_count=1, outputs=[shown]))
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "index.ipynb")
+    options = ["-q", "-C", "-D", "extensions=myst_nb", "-D", "nb_execution_mode=off"]
+    run = subprocess.run(
+        [sys.executable, "-m", "sphinx", *options, tmp_path, tmp_path / "out"],
+        capture_output=True,
+        text=True,
+    )
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert re.findall(r'<img alt="([^"]*)" src="_images', page) == alts
+    assert run.stderr.count("a figure without alt text: show it by plots.show") == 1

@@ -101,7 +101,7 @@ def test_two_and_four_processes_give_the_run_of_one(tmp_path, number):
     """Losses to 1e-5 over 50 steps of each update, and over each game."""
     done = launched(tmp_path, number)
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads((tmp_path / "losses.json").read_text())
+    found = json.loads((tmp_path / "losses.json").read_text(encoding="utf-8"))
     expected = losses(tmp_path / "alone")
     assert found.keys() == expected.keys()
     for name, values in expected.items():
@@ -131,7 +131,7 @@ def test_a_process_that_dies_ends_the_run_with_a_message_and_a_checkpoint(tmp_pa
     # Two processes go on as well, bit for bit, and refuse another update.
     done = launched(tmp_path, 2, "again")
     assert done.returncode == 0, done.stderr[-2000:]
-    assert json.loads((tmp_path / "again.json").read_text()) == [True, True, True]
+    assert json.loads((tmp_path / "again.json").read_text(encoding="utf-8")) == [True, True, True]
 
 
 def test_errors_that_are_no_lost_process_stay_what_they_are(monkeypatch):
@@ -248,9 +248,8 @@ def main(folder: Path, what: str) -> None:
             die(folder)
         found = go_on(folder) if what == "again" else losses(folder)
         if processes.rank() == 0:
-            (folder / ("again.json" if what == "again" else "losses.json")).write_text(
-                json.dumps(found)
-            )
+            name = "again.json" if what == "again" else "losses.json"
+            (folder / name).write_text(json.dumps(found), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -53,12 +53,14 @@ def test_nothing_is_left_where_a_record_cannot_be_written(tmp_path):
 
 
 PATHS = sorted(set(records.FOLDER.glob("*.json")) - {records.FOLDER / "schema.json"})
-SCHEMA = Draft202012Validator(json.loads((records.FOLDER / "schema.json").read_text()))
+SCHEMA = Draft202012Validator(
+    json.loads((records.FOLDER / "schema.json").read_text(encoding="utf-8"))
+)
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_every_record_is_as_the_schema_says(path):
-    SCHEMA.validate(json.loads(path.read_text()))
+    SCHEMA.validate(json.loads(path.read_text(encoding="utf-8")))
 
 
 def test_what_is_saved_is_as_the_schema_says_and_slips_are_not(tmp_path):
@@ -99,14 +101,14 @@ def test_what_is_saved_is_as_the_schema_says_and_slips_are_not(tmp_path):
     ],
 )
 def test_a_damaged_or_older_record_is_named_with_what_to_do(text, said, tmp_path):
-    (tmp_path / "old.json").write_text(text)
+    (tmp_path / "old.json").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=said):
         records.load("old", tmp_path)
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_every_record_is_whole_and_its_summary_follows_from_its_results(path, tmp_path):
-    record = json.loads(path.read_text())
+    record = json.loads(path.read_text(encoding="utf-8"))
     module = import_module(f"experiments.{command.MODULES[path.stem]}")
     assert record["data"] == module.Config().checksums()
     assert record["name"] == path.stem and path.stem in command.MODULES
@@ -124,14 +126,14 @@ def test_a_commit_is_dirty_if_other_files_than_records_differ(tmp_path, monkeypa
     monkeypatch.setattr(records, "FOLDER", folder)
     assert records._commit() == "unknown"
     for file in (folder / "a.json", tmp_path / "code.py"):
-        file.write_text("1")
+        file.write_text("1", encoding="utf-8")
     git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@example.org"]
     for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"]):
         subprocess.run([*git, *arguments], check=True)
     clean = records._commit()
     assert re.fullmatch("[0-9a-f]{12}", clean)
-    (folder / "a.json").write_text("2")
-    (tmp_path / "new.txt").write_text("not tracked")
+    (folder / "a.json").write_text("2", encoding="utf-8")
+    (tmp_path / "new.txt").write_text("not tracked", encoding="utf-8")
     assert records._commit() == clean
-    (tmp_path / "code.py").write_text("2")
+    (tmp_path / "code.py").write_text("2", encoding="utf-8")
     assert records._commit() == f"{clean}-dirty"

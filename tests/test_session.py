@@ -12,7 +12,7 @@ from lib.runs import CheckpointError
 from lib.runs.checkpoints import load
 from lib.runs.session import (
     Session,
-    greatest,
+    all_finite,
     require_at_most,
     require_finite,
     torch_seeded,
@@ -230,12 +230,15 @@ def test_on_mps_too(monkeypatch):
 # --- the small functions -------------------------------------------------------------------
 
 
-def test_greatest_is_the_largest_modulus_and_does_not_overflow():
-    assert greatest([torch.tensor([1.0, -3.0]), torch.zeros(2, 2)]) == 3.0
-    assert greatest([torch.full((9,), 1e30)]) == pytest.approx(1e30)  # whose square is infinite
-    assert greatest([torch.tensor([1.0, float("nan")])]) != greatest([torch.zeros(1)])
-    assert greatest([torch.tensor([-float("inf")])]) == float("inf")
-    assert greatest([]) == 0.0
+def test_all_finite_finds_each_entry_and_does_not_overflow():
+    assert all_finite([torch.tensor([1.0, -3.0]), torch.zeros(2, 2)]) and all_finite([])
+    assert all_finite([torch.full((9,), 1e30)])  # whose square is infinite
+    for bad in ("nan", "inf", "-inf"):
+        assert not all_finite([torch.zeros(3), torch.tensor([1e30, float(bad)])])
+        with pytest.raises(FloatingPointError, match="the gradient is not finite"):
+            require_finite(loss=1, gradient=[torch.zeros(3), torch.tensor([0.0, float(bad)])])
+        with pytest.raises(FloatingPointError, match=f"the loss is {bad}"):
+            require_finite(loss=torch.tensor(float(bad)))
 
 
 def test_require_at_most_says_what_to_ask_for():

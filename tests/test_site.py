@@ -175,3 +175,73 @@ def test_the_errata_open_with_their_table_and_take_twelve_screens(visit):
     programs = page.locator(".erratum .highlight")
     assert programs.count() > 20
     assert not any(program.is_visible() for program in programs.all())
+
+
+# --- interactive figures ----------------------------------------------------------------------
+
+FIGURES = [page for page in PAGES if 'class="frames"' in (SITE / page).read_text("utf-8")]
+
+
+def shown_by(figure):
+    return figure.evaluate(
+        "f => ({src: f.querySelector('img').src, alt: f.querySelector('img').alt,"
+        " said: f.querySelector('input').getAttribute('aria-valuetext'),"
+        " name: f.querySelector('output').value, at: f.querySelector('input').value})"
+    )
+
+
+def test_twelve_figures_or_more_answer():
+    assert sum((SITE / page).read_text("utf-8").count('class="frames"') for page in PAGES) >= 12
+
+
+@pytest.mark.parametrize("page", FIGURES)
+@pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 390)])
+def test_arrow_keys_and_menus_choose_the_frame_of_every_figure(visit, page, theme, width):
+    opened = visit(page, theme=theme, width=width)
+    for figure in opened.locator("figure.frames").all():
+        before, slider = shown_by(figure), figure.locator("input")
+        assert slider.is_visible() and before["alt"] in before["said"]
+        last = int(slider.get_attribute("max"))
+        key, step = ("ArrowRight", 1) if int(before["at"]) < last else ("ArrowLeft", -1)
+        slider.press(key)
+        after = shown_by(figure)
+        assert int(after["at"]) == int(before["at"]) + step
+        assert all(after[k] != before[k] for k in ("src", "said", "name"))
+        assert after["said"] == f"{after['name']}. {after['alt']}"
+        for menu in figure.locator("select").all():
+            old = shown_by(figure)
+            chosen = menu.evaluate("m => m.selectedIndex")
+            menu.select_option(index=1 if chosen == 0 else 0)
+            new = shown_by(figure)
+            assert new["src"] != old["src"] and new["at"] == old["at"]
+    scroll = opened.evaluate("document.documentElement.scrollWidth - innerWidth")
+    assert scroll <= 0
+
+
+@pytest.mark.parametrize("page", FIGURES)
+def test_without_scripts_a_figure_shows_its_still_and_no_controls(address, chromium, page):
+    context = chromium.new_context(java_script_enabled=False, reduced_motion="reduce")
+    opened = context.new_page()
+    opened.goto(f"{address}/{page}")
+    for figure in opened.locator("figure.frames").all():
+        image = figure.locator("img")
+        assert image.is_visible() and len(image.get_attribute("alt")) >= 20
+        assert not figure.locator("input").is_visible()
+    context.close()
+
+
+def test_in_print_a_figure_shows_its_still(visit):
+    opened = visit(FIGURES[0])
+    figure = opened.locator("figure.frames").first
+    still = shown_by(figure)
+    figure.locator("input").press("ArrowRight")
+    assert shown_by(figure)["src"] != still["src"]
+    opened.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert shown_by(figure)["src"] == still["src"]
+    opened.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert shown_by(figure)["src"] != still["src"]
+
+
+def test_pages_stay_under_two_megabytes():
+    sizes = {page: (SITE / page).stat().st_size / 1e6 for page in PAGES}
+    assert max(sizes.values()) < 2, sizes

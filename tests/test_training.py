@@ -11,7 +11,20 @@ from scipy.optimize import minimize
 from lib import attacks, fairness, models
 from lib.balls import LInf
 from lib.data import Images
-from lib.training import accuracy, adversarial, cross_entropy, erm, fit
+from lib.training import (
+    accuracy,
+    adversarial,
+    adversarial_gradient,
+    ball_stability,
+    cross_entropy,
+    danskin,
+    danskin_gradient,
+    erm,
+    fit,
+    risk_gradient,
+    sharpness_aware,
+    sharpness_aware_gradient,
+)
 
 SEEDS = 0, 1, 2
 
@@ -598,6 +611,198 @@ def test_more_bad_settings_are_refused_before_anything_changes(settings, message
     assert equal(weights(model), before)
 
 
-def test_a_model_without_parameters_is_refused():
-    with pytest.raises(ValueError, match="no parameters to train"):
-        fit(torch.nn.Flatten(), random_images(10), erm(), epochs=1)
+def test_a_model_without_parameters_to_train_is_refused():
+    frozen = small_model().requires_grad_(False)
+    for model in (torch.nn.Flatten(), frozen):
+        with pytest.raises(ValueError, match=r"no parameters to train.*requires_grad_"):
+            fit(model, random_images(10), erm(), epochs=1)
+
+
+def test_a_frozen_layer_stays_as_it_was_and_the_rest_is_trained():
+    model = small_model()
+    model[2].requires_grad_(False)
+    before = weights(model)
+    fit(model, random_images(10), erm(), epochs=2, lr=0.1)
+    after = weights(model)
+    assert equal(before[:2], after[:2]) and not equal(before[2:], after[2:])
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        erm(),
+        adversarial(partial(attacks.attack, ball=LInf(0.1), steps=1)),
+        sharpness_aware(0.1),
+        sharpness_aware(0.1, per_sample=True),
+        ball_stability(0.1, steps=1),
+    ],
+)
+def test_a_loss_without_a_gradient_in_the_parameters_is_refused(update):
+    class Detached(torch.nn.Sequential):
+        def forward(self, a):
+            return super().forward(a).detach() + a.flatten(1)[:, :3]
+
+    model, data = Detached(torch.nn.Flatten(), torch.nn.Linear(16, 3)), random_images(6)
+    with pytest.raises(ValueError, match=r"no gradient in the model's parameters.*detaches"):
+        fit(model, data, update, epochs=1)
+
+
+def test_an_update_that_sets_no_gradient_is_refused():
+    def nothing(model, a, b):
+        model.zero_grad()
+        return torch.tensor(1.0)
+
+    with pytest.raises(ValueError, match=r"update must set \.grad"):
+        fit(small_model(), random_images(6), nothing, epochs=1)
+
+
+def test_an_optimizer_that_holds_other_parameters_is_refused():
+    other = small_model(1)
+    ready = torch.optim.SGD(other.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="optimizer holds 4 parameters that are not the model's"):
+        fit(small_model(), random_images(6), erm(), epochs=1, optimizer=lambda x: ready)
+    with pytest.raises(ValueError, match=r"optimizer must be a function of the parameters.*SGD"):
+        fit(small_model(), random_images(6), erm(), epochs=1, optimizer=ready)
+
+
+def test_an_optimizer_of_some_of_the_parameters_trains_these():
+    model, before = small_model(), weights(small_model())
+    last = partial(torch.optim.SGD, lr=0.1)
+    fit(model, random_images(6), erm(), epochs=1, optimizer=lambda x: last(list(x)[2:]))
+    assert equal(before[:2], weights(model)[:2]) and not equal(before[2:], weights(model)[2:])
+
+
+@pytest.mark.parametrize("found", [{"loss": 0.5}, {"accuracy": 1.0, "loss": 0.5}, None, 0.5])
+def test_an_evaluation_that_returns_the_loss_or_no_dictionary_is_refused(found):
+    with pytest.raises(ValueError, match=r'evaluate must return .* none of them "loss"'):
+        fit(small_model(), random_images(6), erm(), epochs=1, evaluate=lambda model: found)
+
+
+def test_a_gradient_beyond_the_squares_of_float32_is_finite():
+    """A gradient of 1e25 is finite, though its squared length is not."""
+
+    def huge(model, a, b):
+        for p in model.parameters():
+            p.grad = torch.full_like(p, 1e25)
+        return torch.tensor(1.0)
+
+    model, before = small_model(), weights(small_model())
+    fit(model, random_images(6), huge, epochs=1, optimizer=partial(torch.optim.SGD, lr=1e-25))
+    for x, y in zip(before, weights(model), strict=True):
+        torch.testing.assert_close(x - y, torch.ones_like(x))
+
+
+# --- nothing of the caller's is changed ------------------------------------------------------
+
+
+class InPlace(torch.nn.Sequential):
+    """Normalizes its input where it stands."""
+
+    def __init__(self):
+        super().__init__(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+        with torch.no_grad():
+            self[1].weight.copy_(torch.linspace(-1, 1, 48).view(3, 16))
+            self[1].bias.zero_()
+
+    def forward(self, a):
+        return super().forward(a.sub_(0.1).div_(0.3))
+
+
+def test_accuracy_leaves_the_images_and_each_layers_mode_as_they_were():
+    data, model = random_images(11), torch.nn.Sequential(InPlace(), torch.nn.Dropout(0.9))
+    before = data.a.clone()
+    model[1].eval()
+    found = {accuracy(model, data, batch_size=4) for _ in range(3)}
+    assert len(found) == 1 and torch.equal(data.a, before)
+    assert [layer.training for layer in model] == [True, False] and model.training
+    with pytest.raises(KeyError):
+        accuracy(lambda_module(KeyError), data)
+
+
+def lambda_module(error):
+    class Fails(torch.nn.Module):
+        def forward(self, a):
+            raise error
+
+    return Fails()
+
+
+def test_accuracy_needs_images():
+    with pytest.raises(ValueError, match=r"at least one image.* got 0 images"):
+        accuracy(small_model(), random_images(3)[:0])
+    with pytest.raises(ValueError, match="batch_size=0"):
+        accuracy(small_model(), random_images(3), batch_size=0)
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        erm(),
+        adversarial(lambda model, a, b: a),
+        sharpness_aware(0.1),
+        sharpness_aware(0.1, per_sample=True),
+        ball_stability(0.1, steps=2),
+    ],
+)
+def test_a_model_that_changes_its_input_changes_no_data_and_no_second_pass(update):
+    data, model, other = random_images(8, dtype=torch.float64), InPlace(), InPlace()
+    model.double(), other.double()
+    a = data.a.clone().requires_grad_()
+    with torch.no_grad():
+        before = a.clone()
+    update(model, a, data.b)
+    assert torch.equal(a, before) and a.grad is None
+    other.forward = lambda x: torch.nn.Sequential.forward(other, (x - 0.1) / 0.3)
+    update(other, data.a.clone(), data.b)
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-12, atol=1e-12)
+
+
+# --- the engine takes the slides' steps ------------------------------------------------------
+
+BATCH = random_images(12)
+
+
+def random_start(seed):
+    """An attack that draws, with its own generator."""
+    generator = torch.Generator().manual_seed(seed)
+    ball = LInf(0.2)
+
+    def attack(model, a, b):
+        low, high = 0.0 - a, 1.0 - a
+        start = ball.project(ball.sample(tuple(a.shape), generator), low, high)
+        f = attacks.loss_of(model, a, b)
+        eta = attacks.pga(f, start, ball, 0.1, 2, low, high, steepest=True)
+        return (a + eta).clamp(0, 1)
+
+    return attack
+
+
+@pytest.mark.parametrize(
+    ("update", "step"),
+    [
+        (erm(), risk_gradient),
+        (adversarial(random_start(1)), lambda *x: adversarial_gradient(*x, random_start(1))),
+        (
+            danskin(
+                LInf(0.2),
+                k=3,
+                steps=2,
+                step_size=0.1,
+                generator=torch.Generator().manual_seed(2),
+            ),
+            lambda *x: danskin_gradient(*x, random_start(2), k=3),
+        ),
+        (sharpness_aware(0.3), lambda *x: sharpness_aware_gradient(*x, 0.3)),
+    ],
+    ids=["erm", "adversarial", "danskin", "sharpness aware"],
+)
+def test_a_step_of_fit_is_the_slides_function_and_an_optimizers_step_bit_for_bit(update, step):
+    fitted, by_hand = small_model(), small_model()
+    sgd = partial(torch.optim.SGD, lr=0.3)
+    history = fit(fitted, BATCH, update, epochs=1, batch_size=12, optimizer=sgd, seed=3)
+    i = torch.randperm(12, generator=torch.Generator().manual_seed(3))
+    loss = step(by_hand.train(), BATCH.a[i], BATCH.b[i])
+    sgd(by_hand.parameters()).step()
+    assert equal(weights(fitted), weights(by_hand)) and history["loss"] == [float(loss)]
+    assert not equal(weights(fitted), weights(small_model()))

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import psutil
 import pytest
 import scipy.stats
 import torch
@@ -13,9 +14,11 @@ from scipy.spatial.distance import cdist
 
 from lib.transport import (
     METRICS,
-    _wasserstein,
+    _memory,
     empirical_rate,
     kantorovich_potentials,
+    memory_free,
+    memory_needed,
     pushed_density,
     wasserstein,
 )
@@ -258,14 +261,141 @@ def test_bad_input_gets_a_clear_error(arguments, message):
         wasserstein(*arguments)
 
 
-@pytest.mark.parametrize("call", [wasserstein, kantorovich_potentials])
-def test_clouds_that_cannot_fit_in_memory_are_refused_with_the_size(call, monkeypatch):
-    monkeypatch.setattr(_wasserstein, "BYTES", 10**18)
-    with pytest.raises(MemoryError, match=r"3 against 4 points need about .* GB"):
-        call(X, Y)
-    monkeypatch.setattr(_wasserstein, "ASSIGNMENT_BYTES", 10**18)
-    with pytest.raises(MemoryError, match=r"2 against 2 points need about .* GB"):
-        wasserstein(np.zeros((2, 3)), np.ones((2, 3)))
+@pytest.mark.parametrize(
+    ("call", "x", "y", "needed"),
+    [
+        (wasserstein, X, Y, 48 * 3 * 4),
+        (kantorovich_potentials, X, Y, 48 * 4 * 4),
+        (kantorovich_potentials, Y, X, 48 * 3 * 4),
+        (wasserstein, np.zeros((5, 3)), np.ones((5, 3)), 24 * 5 * 5),
+        (wasserstein, np.zeros((5, 3)), np.ones((4, 3)), 48 * 5 * 4),
+        (lambda x, y: wasserstein(x, y, plan=True), X[:, 0], Y[:, 0], 48 * 3 * 4),
+    ],
+)
+def test_clouds_that_cannot_fit_in_memory_are_refused_with_the_size(
+    call, x, y, needed, monkeypatch
+):
+    monkeypatch.setattr(_memory, "memory_free", lambda: needed)
+    call(x, y)
+    monkeypatch.setattr(_memory, "memory_free", lambda: needed - 1)
+    with pytest.raises(MemoryError, match=r"against . points need about .* GB, .* free: draw sub"):
+        call(x, y)
+
+
+def test_memory_grows_with_the_product_of_the_sizes_and_on_the_line_with_their_sum():
+    assert memory_needed(1000, 2000, 2) == memory_needed(1000, 2000, 3) == 48 * 1000 * 2000
+    assert memory_needed(1000, 1000, 3) == 24 * 1000 * 1000
+    assert memory_needed(10**6, 10**6, 1) < 1e9
+    assert 0 < memory_free() <= psutil.virtual_memory().total
+
+
+VERSIONS = {
+    2: ("0::/a/b\n", "", ("memory.max", "memory.current", "inactive_file")),
+    1: (
+        "9:name=systemd:/a\n4:memory:/a/b\n0::/\n",
+        "memory",
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ),
+}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    ("groups", "left"),
+    [
+        ({"a/b": (1000, 400, 100)}, 700),
+        ({"": (1000, 400, 0), "a/b": ("max", 400, 0)}, 600),
+        ({"a": (500, 450, 10), "a/b": (1000, 400, 0)}, 60),  # the group around is fuller
+        ({"a/b": (1000, 1200, 100)}, 0),
+        ({"": (1000, 0, 0)}, 1000),  # a container that sees its group as the root
+        ({}, None),
+        ({"a/b": ("max", 400, 0)}, None),
+    ],
+)
+def test_a_control_group_s_limit_counts(version, groups, left, tmp_path, monkeypatch):
+    own, tree, names = VERSIONS[version]
+    (tmp_path / "own").write_text(own, encoding="utf-8")
+    for path, (limit, used, cached) in groups.items():
+        group = tmp_path / tree / path
+        group.mkdir(parents=True, exist_ok=True)
+        if limit == "max" and version == 1:
+            limit = 2**63 - 4096
+        for name, value in ((names[0], limit), (names[1], used)):
+            (group / name).write_text(f"{value}\n", encoding="utf-8")
+        stat = f"cache 5\n{names[2]} {cached}\n"
+        (group / "memory.stat").write_text(stat, encoding="utf-8")
+    monkeypatch.setattr(_memory, "GROUPS", tmp_path)
+    monkeypatch.setattr(_memory, "OWN_GROUP", tmp_path / "own")
+    machine = psutil.virtual_memory()._replace(available=10**6)
+    monkeypatch.setattr(_memory.psutil, "virtual_memory", lambda: machine)
+    assert memory_free() == (10**6 if left is None else left)
+
+
+def test_without_control_groups_the_machine_s_memory_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(_memory, "OWN_GROUP", tmp_path / "missing")
+    assert memory_free() > 0
+
+
+# Types, and magnitudes at the ends of float64.
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16", "float32", "int64", "uint8"])
+def test_clouds_and_weights_of_every_real_type_are_taken(kind):
+    rng = np.random.default_rng(0)
+    dtype = getattr(torch, kind)
+    x, y = (torch.from_numpy(rng.normal(size=(50, 2)) * 3 + 5).to(dtype) for _ in range(2))
+    exact = wasserstein(x.double(), y.double())
+    assert wasserstein(x, y) == exact and exact > 0
+    torch.testing.assert_close(
+        kantorovich_potentials(x, y)[0], kantorovich_potentials(x.double(), y.double())[0]
+    )
+    if dtype.is_floating_point:
+        share = (torch.rand(50, generator=torch.Generator().manual_seed(0)) + 0.5).to(dtype)
+        share = share / share.sum()  # adds up to 1 up to the rounding of its type
+        exact = wasserstein(x, y, 2, share.double() / share.double().sum())
+        assert wasserstein(x, y, 2, share) == pytest.approx(exact, rel=1e-12)
+
+
+def test_the_weights_of_a_wide_type_must_add_up_to_one_more_closely():
+    share = torch.full((50,), 0.0201)
+    with pytest.raises(ValueError, match="x_weights must add up to 1"):
+        wasserstein(torch.zeros(50, 2), torch.ones(50, 2), 1, share)
+    wasserstein(torch.zeros(50, 2), torch.ones(50, 2), 1, share.bfloat16())
+    with pytest.raises(ValueError, match="y_weights must add up to 1"):
+        wasserstein(torch.zeros(50, 2), torch.ones(2, 2), 1, None, torch.tensor([0.5, 0.51]).half())
+
+
+@pytest.mark.parametrize(
+    "wrong", [np.array(["a", "b", "c"]), np.ones(3) * 1j, np.array([None] * 3)]
+)
+def test_what_is_no_real_number_is_refused(wrong):
+    with pytest.raises(ValueError, match="x must hold real numbers, got"):
+        wasserstein(wrong, Y[:, 0])
+    if wrong.dtype == complex:
+        with pytest.raises(ValueError, match="y must hold real numbers, got complex"):
+            wasserstein(X[:, 0], torch.from_numpy(wrong))
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e200, 1e300])
+@pytest.mark.parametrize("q", [1, 2, 8])
+@pytest.mark.parametrize("d", [1, 2, 3])
+def test_magnitudes_at_the_ends_of_float64_scale_the_distance(d, q, scale):
+    x, y, a, b = clouds(7, 9, 9, d)
+    for weights in ((None, None), (a, b)):
+        expected = wasserstein(x, y, q, *weights)
+        found = wasserstein(scale * x, scale * y, q, *weights)
+        assert found / scale == pytest.approx(expected, rel=1e-12)
+    f_x, f_y = kantorovich_potentials(scale * x, scale * y)
+    assert (f_x.mean() - f_y.mean()) / scale == pytest.approx(wasserstein(x, y), rel=1e-12)
+
+
+def test_the_callers_arrays_keep_their_values():
+    x, y, a, b = clouds(8, 5, 6, 2)
+    given = [torch.from_numpy(c) for c in (x, y, a, b)]
+    copies = [c.clone() for c in given]
+    wasserstein(given[0], given[1], 2, given[2], given[3], plan=True)
+    kantorovich_potentials(given[0], given[1])
+    assert all(torch.equal(c, kept) for c, kept in zip(given, copies, strict=True))
 
 
 def test_other_errors():
@@ -273,9 +403,40 @@ def test_other_errors():
         kantorovich_potentials(X, Y[:, :1])
     with pytest.raises(ValueError, match="metric"):
         kantorovich_potentials(X, Y, "l2")
-    with pytest.raises(ValueError, match="two sizes"):
+    with pytest.raises(ValueError, match="two whole sizes"):
         empirical_rate(uniform(1), [8, 8])
     with pytest.raises(ValueError, match="at least one branch"):
         pushed_density(lambda w: w[:, 0], [], torch.ones(2, 1))
-    with pytest.raises(ValueError, match="y must be floats"):
+    with pytest.raises(ValueError, match="y must be float32 or float64"):
         pushed_density(lambda w: w[:, 0], [torch.sqrt], torch.ones(2))
+    with pytest.raises(ValueError, match=r"y must be float32 or float64 .*, got torch.float16"):
+        pushed_density(lambda w: w[:, 0], [torch.sqrt], torch.ones(2, 1).half())
+    with pytest.raises(ValueError, match=r"density \[n, d\] to \[n\], got .*\[2, 1\] for \[2, 1\]"):
+        pushed_density(lambda w: w, [torch.sqrt], torch.ones(2, 1))
+    with pytest.raises(ValueError, match=r"must map \[d\] to \[d\]"):
+        pushed_density(lambda w: w[:, 0], [lambda y: torch.cat([y, y])], torch.ones(2, 1))
+    with pytest.raises(ValueError, match="NaN at 1 of 2 points of y: a branch is not defined"):
+        pushed_density(lambda w: w[:, 0], [torch.sqrt], torch.tensor([[1.0], [-1.0]]))
+    for sizes in ([8, 16.5], [0, 8], [8]):
+        with pytest.raises(ValueError, match="two whole sizes >= 1"):
+            empirical_rate(uniform(1), sizes)
+    with pytest.raises(ValueError, match="repeats=0"):
+        empirical_rate(uniform(1), [1, 2], repeats=0)
+    with pytest.raises(ValueError, match="draw must give n points, got 5 and 5 for n = 8"):
+        empirical_rate(lambda n, generator: torch.rand(5, 1, generator=generator), [8, 16])
+    with pytest.raises(ValueError, match="a distance of 0 has no rate"):
+        empirical_rate(lambda n, generator: torch.zeros(n, 1), [8, 16])
+
+
+def test_one_pair_of_samples_of_one_point_is_enough_for_a_rate():
+    rate = empirical_rate(uniform(1), [1, 2], repeats=1)
+    assert rate.sizes == [1, 2] and rate.deviation.tolist() == [0, 0] and math.isfinite(rate.slope)
+
+
+def test_a_solver_that_fails_is_no_optimum(monkeypatch):
+    import ot.lp
+
+    found = {"cost": 0.0, "result_code": 2, "warning": "unbounded"}
+    monkeypatch.setattr(ot.lp, "emd", lambda *args, **settings: (np.zeros((3, 4)), found))
+    with pytest.raises(RuntimeError, match="did not end at an optimum: unbounded"):
+        wasserstein(X, Y)

@@ -1,6 +1,7 @@
-"""lib.updates and lib.flatness: gradients against finite differences and closed forms."""
+"""lib.training, the updates: gradients against finite differences and closed forms."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -116,6 +117,21 @@ def test_adversarial_attacks_in_evaluation_mode_and_descends_in_training_mode():
     adversarial(search)(model.train(), a, b)
     assert modes == [False, True]
     assert all(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    "update", [adversarial(lambda model, a, b: a), danskin(LInf(0.1), k=2, steps=1)]
+)
+@pytest.mark.parametrize("modes", [(True, True), (False, False), (True, False), (False, True)])
+def test_each_layer_is_left_in_the_mode_that_it_was_in(update, modes):
+    (a, b), seen = digits_like(4), []
+    model = nn.Sequential(nn.Sequential(nn.Flatten(), nn.Dropout(0.5)), nn.Linear(16, 3)).double()
+    model.train(modes[0])
+    model[0].train(modes[1])
+    before = [layer.training for layer in model.modules()]
+    model.register_forward_hook(lambda *_: seen.append([x.training for x in model.modules()]))
+    update(model, a, b)
+    assert [layer.training for layer in model.modules()] == before == seen[-1]
 
 
 def test_adversarial_leaves_the_model_in_training_mode_when_the_attack_fails():
@@ -368,6 +384,46 @@ def test_batch_norm_statistics_see_the_first_pass_alone(name):
     assert int(model[1].num_batches_tracked) == 1
     assert model.training and all(layer.training for layer in model)
     assert not same(gradients(model), gradients(plain))
+
+
+class Shared(nn.Module):
+    """One layer under two names, two layers with one weight, or one weight with two names."""
+
+    def __init__(self, layers):
+        super().__init__()
+        rng = torch.Generator().manual_seed(0)
+        self.first, self.last = nn.Linear(16, 16), nn.Linear(16, 3)
+        with torch.no_grad():
+            for p in self.parameters():
+                p.copy_(torch.randn(p.shape, generator=rng) / 4)
+        self.second = self.first if layers == "one layer" else nn.Linear(16, 16)
+        self.second.weight = self.first.weight
+        if layers == "two names":
+            self.second.again = self.second.weight
+        self.double()
+
+    def forward(self, a):
+        h = torch.tanh(self.first(a.flatten(1)))
+        weight = getattr(self.second, "again", self.second.weight)
+        return self.last(torch.tanh(nn.functional.linear(h, weight, self.second.bias)))
+
+
+@pytest.mark.parametrize("layers", ["one layer", "one weight", "two names"])
+def test_sam_per_sample_of_shared_layers_is_the_mean_over_batches_of_one(layers):
+    """functional_call alone would leave plain tensors in the place of parameters."""
+    (a, b), model = digits_like(5), Shared(layers)
+    parameters, before = list(model.parameters()), [p.clone() for p in model.parameters()]
+    total = 0
+    for i in range(5):
+        sharpness_aware(0.3)(model, a[i : i + 1], b[i : i + 1])
+        total = total + nn.utils.parameters_to_vector(gradients(model)) / 5
+    for _ in range(2):
+        sharpness_aware(0.3, per_sample=True)(model, a, b)
+        found = nn.utils.parameters_to_vector(gradients(model))
+        torch.testing.assert_close(found, total, rtol=1e-10, atol=1e-12)
+    assert all(p is q for p, q in zip(model.parameters(), parameters, strict=True))
+    assert model.second.weight is model.first.weight is parameters[0]
+    assert same(before, model.parameters())
 
 
 def test_sam_per_sample_refuses_batch_norm_with_advice():
@@ -728,6 +784,14 @@ def test_danskin_refuses_bad_settings(settings, message):
     with pytest.raises(ValueError, match="one value a sample"):
         mean = nn.CrossEntropyLoss()
         danskin(LInf(0.1), loss=mean)(small_network(), *digits_like(4))
+
+
+@pytest.mark.parametrize(
+    "make", [partial(danskin, LInf(0.1)), partial(ball_stability, 0.1, steps=1)]
+)
+def test_a_generator_of_another_device_is_refused(make):
+    with pytest.raises(ValueError, match="generator must be on the CPU, got one on cuda:0"):
+        make(generator=SimpleNamespace(device=torch.device("cuda", 0)))
 
 
 @pytest.mark.parametrize("moved", [sharpness_aware(1.0), ball_stability(1.0, steps=1)])

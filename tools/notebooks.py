@@ -4,8 +4,9 @@
     python tools/notebooks.py --check            compare without executing (under a second)
 
 The .md twin is the source. The .ipynb twin holds the same cells with their outputs, and comes
-out byte-identical when nothing changed: cell ids count, times are not stored. The seconds that
-each page took go to book/timings.json, which the page headers show.
+out byte-identical when nothing changed: cell ids count, times are not stored. What Jupyter needs to
+take the twins for equal is stored, so that either may be opened and saved. The seconds that each
+page took go to book/timings.json, which the page headers show.
 """
 
 from __future__ import annotations
@@ -20,16 +21,22 @@ from pathlib import Path
 import jupytext
 import nbformat
 
+from lib.runs.files import write_whole
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "lecture11"
 TIMINGS = ROOT / "book" / "timings.json"
+
+# As in the Makefile: where the home cannot be written to, a page would store a warning, a fault.
+os.environ.setdefault("MPLCONFIGDIR", str(Path(sys.prefix) / "matplotlib"))
+os.environ.setdefault("IPYTHONDIR", str(Path(sys.prefix) / "ipython"))
 
 
 def source(page: Path) -> nbformat.NotebookNode:
     """The notebook that PAGE.md describes, not executed."""
     notebook = jupytext.read(page)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
-    notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"]}
+    notebook.metadata["jupytext"].pop("text_representation")  # as Jupytext does when it saves
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"{page.stem}-{number:03d}"
     return notebook
@@ -49,10 +56,7 @@ def execute(page: Path) -> float:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = merge_streams(cell.outputs)
-    target = page.with_suffix(".ipynb")
-    draft = target.with_suffix(".part")
-    nbformat.write(notebook, draft)
-    os.replace(draft, target)
+    write_whole(page.with_suffix(".ipynb"), (nbformat.writes(notebook) + "\n").encode())
     return seconds
 
 
@@ -74,8 +78,14 @@ def differences(page: Path) -> list[str]:
     target = page.with_suffix(".ipynb")
     if not target.exists():
         return [f"{target.name} is missing"]
-    expected, stored = source(page).cells, nbformat.read(target, as_version=4).cells
+    mine, theirs = source(page), nbformat.read(target, as_version=4)
     faults = []
+    if mine.metadata != theirs.metadata:
+        faults.append(f"{target.name}: the metadata differ from {page.name}")
+    written = jupytext.writes(mine, "md:myst")
+    if written != page.read_text(encoding="utf-8"):
+        faults.append(f"{page.name} is not as Jupytext writes it: saved in Jupyter, it changes")
+    expected, stored = mine.cells, theirs.cells
     if len(expected) != len(stored):
         faults.append(f"{page.name} has {len(expected)} cells, {target.name} {len(stored)}")
     executed = 0
@@ -103,6 +113,11 @@ def differences(page: Path) -> list[str]:
     return faults
 
 
+def differs(seconds: float, stored: float | None) -> bool:
+    """Whether a page took another time, so that its header should say so."""
+    return stored is None or abs(seconds - stored) > max(1, stored / 4)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pages", nargs="*", type=Path, help="the .md twins; all when left out")
@@ -121,12 +136,14 @@ def main() -> int:
             print("Run `make notebooks` to execute the pages and store their outputs.")
         return bool(faults)
 
-    timings = json.loads(TIMINGS.read_text()) if TIMINGS.exists() else {}
+    timings = json.loads(TIMINGS.read_text(encoding="utf-8")) if TIMINGS.exists() else {}
     for page in pages:
         print(page.relative_to(ROOT), end=" ", flush=True)
-        timings[page.stem] = round(execute(page), 1)
-        print(f"{timings[page.stem]} s")
-        TIMINGS.write_text(json.dumps(timings, indent=2, sort_keys=True) + "\n")
+        seconds = round(execute(page), 1)
+        print(f"{seconds} s")
+        if differs(seconds, timings.get(page.stem)):
+            timings[page.stem] = seconds
+            write_whole(TIMINGS, (json.dumps(timings, indent=2, sort_keys=True) + "\n").encode())
     return 0
 
 

@@ -133,7 +133,7 @@ def slides(entry):
 
 def measured_times(app, config):
     path = BOOK / "timings.json"
-    timings = json.loads(path.read_text()) if path.exists() else {}
+    timings = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for page in sorted(Path(app.confdir).glob("lecture11/*.md")):
         seconds = timings.get(page.stem)
         text = "not measured yet" if seconds is None else f"{seconds:.0f} s on two CPU cores"

@@ -1,28 +1,23 @@
 """Adversarial examples (slides 7, 9 to 15)."""
 
-from lib.attacks._ascent import (
-    Function,
-    Loss,
-    StepSize,
-    cross_entropy,
-    fgsm,
-    loss_of,
-    mm_step,
-    pga,
-    step_sizes,
-)
-from lib.attacks._attack import attack, robust_accuracy
+from lib.attacks._accuracy import right_under_attack, robust_accuracy
+from lib.attacks._ascent import Function, StepSize, fgsm, loss_of, mm_step, pga, step_sizes
+from lib.attacks._attack import NoGradientWarning, attack
+from lib.attacks._losses import Loss, cross_entropy, margin
 
 __all__ = [
     "Function",
     "Loss",
+    "NoGradientWarning",
     "StepSize",
     "attack",
     "cross_entropy",
     "fgsm",
     "loss_of",
+    "margin",
     "mm_step",
     "pga",
+    "right_under_attack",
     "robust_accuracy",
     "step_sizes",
 ]

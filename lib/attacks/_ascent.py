@@ -18,26 +18,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from lib.balls import L1, Ball, Bound, LInf, check_box
-from lib.balls._box import box
+from lib.attacks._losses import Loss, cross_entropy
+from lib.balls import L1, Ball, Bound, LInf, check_box, clip
 
 Function = Callable[[Tensor], Tensor]
-Loss = Callable[[Tensor, Tensor], Tensor]  # logits [n, classes], labels [n] -> losses [n]
 StepSize = float | Sequence[float] | Tensor
-
-
-def cross_entropy(logits: Tensor, b: Tensor) -> Tensor:
-    """``−log softmax(logits)[b]`` of each sample: [n, classes], [n] -> [n]."""
-    return F.cross_entropy(logits, b, reduction="none")
 
 
 def loss_of(model: Function, a: Tensor, b: Tensor, *, loss: Loss = cross_entropy) -> Function:
     """``f(η) = L(h(a + η), b)``, the function that an attack maximizes (slide 11).
 
     a: inputs [n, ...]; b: labels [n]; ``loss(h(a), b)`` gives one value a sample.
+
+    >>> import torch
+    >>> from lib.attacks import loss_of
+    >>> f = loss_of(lambda a: a, torch.zeros(2, 1), torch.tensor([0, 1]))  # one logit: a itself
+    >>> [round(value, 2) for value in f(torch.tensor([[1.0], [1.0]])).tolist()]
+    [1.31, 0.31]
     """
     return lambda eta: loss(model(a + eta), b)
 
@@ -48,6 +47,13 @@ def fgsm(f: Function, eta0: Tensor, ball: Ball, low: Bound = None, high: Bound =
     For the ℓ∞ ball and η⁰ = 0 this is ``eps · sign(∇f(0))`` (Goodfellow et al., 2015). It is
     exact when f grows with a linear function of η. Pixels whose gradient is 0 stay as they are.
     Raises ValueError unless ``low <= 0 <= high``.
+
+    >>> import torch
+    >>> from lib.attacks import fgsm
+    >>> from lib.balls import LInf
+    >>> f = lambda eta: eta @ torch.tensor([2.0, -1.0])
+    >>> fgsm(f, torch.zeros(1, 2), LInf(0.25)).tolist()
+    [[0.25, -0.25]]
     """
     return ball.lmo(_gradient(f, eta0), low, high)
 
@@ -73,6 +79,13 @@ def pga(
     If ∇f is Lipschitz with constant L and α <= 1/L, f never decreases along the plain iterates
     (prop-pga-ascent). Networks with ReLUs have no such L, and PGA may end below FGSM.
     Raises ValueError for a bad step size, ``steps < 1``, or a box without 0.
+
+    >>> import torch
+    >>> from lib.attacks import pga
+    >>> from lib.balls import LInf
+    >>> f = lambda eta: eta @ torch.tensor([2.0, -0.5])
+    >>> pga(f, torch.zeros(1, 2), LInf(1.0), step_size=0.5, steps=2).tolist()
+    [[1.0, -0.5]]
     """
     check_box(low, high)
     alphas, project = step_sizes(step_size, steps), projection(ball, eta0, low, high)
@@ -80,7 +93,7 @@ def pga(
     for alpha in alphas:
         gradient = _gradient(f, eta)
         if steepest:
-            moved = steepest_move(gradient, replace(ball, eps=alpha), eta, low, high)
+            moved = steepest_step(gradient, replace(ball, eps=alpha), eta, low, high)
         else:
             moved = torch.add(eta, gradient, alpha=alpha)
         eta = project(moved)
@@ -105,6 +118,12 @@ def mm_step(
     because t* is the largest t at which the slope from the left, ``Σ |gᵢ| over rᵢ >= t``, is
     still at least L t. Where f is L-smooth in the ℓ∞ norm, ``f(η) >= f(ζ)``.
     Raises ValueError unless L > 0 and ``|ζ| <= eps``.
+
+    >>> import torch
+    >>> from lib.attacks import mm_step
+    >>> g = torch.tensor([[3.0, -1.0]])
+    >>> mm_step(g, torch.zeros(1, 2), eps=1.0, smoothness=8.0).tolist()  # t* = (3 + 1) / 8
+    [[0.5, -0.5]]
     """
     ones = [1] * (zeta.dim() - 1)
     eps, smoothness = (
@@ -123,7 +142,15 @@ def mm_step(
 
 
 def step_sizes(step_size: StepSize, steps: int) -> list[float]:
-    """The step size of each step."""
+    """The step size of each step: a number >= 0 for all of them, or one each.
+
+    Raises ValueError for steps < 1, another number of sizes than steps, and sizes that are
+    negative, infinite or NaN.
+
+    >>> from lib.attacks import step_sizes
+    >>> step_sizes(0.25, 3), step_sizes([1.0, 0.5], 2)
+    ([0.25, 0.25, 0.25], [1.0, 0.5])
+    """
     if steps < 1:
         raise ValueError(f"steps must be >= 1, got {steps}")
     alphas = torch.as_tensor(step_size, dtype=torch.float64)
@@ -143,11 +170,14 @@ def _gradient(f: Function, eta: Tensor) -> Tensor:
         eta = eta.detach().requires_grad_()
         value = f(eta)
         if value.shape != eta.shape[:1]:
-            raise ValueError(f"f must return one value a sample, got {list(value.shape)}")
+            raise ValueError(
+                f"f must return one value a sample, {list(eta.shape[:1])}, "
+                f'got {list(value.shape)}: a loss needs reduction="none"'
+            )
         return torch.autograd.grad(value.sum(), eta)[0]
 
 
-def steepest_move(gradient: Tensor, step: Ball, eta: Tensor, low: Bound, high: Bound) -> Tensor:
+def steepest_step(gradient: Tensor, step: Ball, eta: Tensor, low: Bound, high: Bound) -> Tensor:
     """η plus the move within the ball ``step`` that gains most along the gradient."""
     if isinstance(step, L1):
         # One pixel takes the whole ℓ1 step, unless it is full: then the next one has the rest.
@@ -156,15 +186,14 @@ def steepest_move(gradient: Tensor, step: Ball, eta: Tensor, low: Bound, high: B
         low = high = None
     if isinstance(step, LInf) and isinstance(step.eps, float):
         return torch.add(eta, gradient.sign(), alpha=step.eps)  # the same, in fewer passes
-    return step._lmo(gradient, low, high).add_(eta)
+    return step.lmo(gradient, low, high, check=False).add_(eta)
 
 
 def projection(ball: Ball, like: Tensor, low: Bound, high: Bound) -> Function:
     """``v -> ball.project(v, low, high)``, prepared for many v that it may overwrite."""
     if not isinstance(ball, LInf):
-        return lambda v: ball._project(v, low, high)
+        return lambda v: ball.project(v, low, high, check=False)
     # The ℓ∞ ball is a box, and so is what it shares with a box: one clamp projects on both.
-    eps, (low, high) = ball._radius(like), box(like, low, high)
-    least = -eps if low is None else torch.maximum(low, -eps)
-    most = eps if high is None else torch.minimum(high, eps)
+    eps = ball.radius(like)
+    least, most = clip(-eps, low, None), clip(eps, None, high)
     return lambda v: v.clamp_(least, most)

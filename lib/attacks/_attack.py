@@ -1,34 +1,38 @@
-"""Attacks on a model: high loss within a ball and a box (slides 7, 10 and 12).
-
-``attack`` is steepest proximal gradient ascent that keeps each sample's worst point;
-``robust_accuracy`` is the share of samples that no point of it misclassifies. Their loops are in
-``_search``, the slides' algorithms in ``_ascent``.
-"""
+"""``attack``: high loss within a ball and a box (slides 7, 10 and 12)."""
 
 from __future__ import annotations
 
-import inspect
 import math
-from typing import Any
+import warnings
 
 import torch
 from torch import Tensor, nn
 
-from lib.attacks._ascent import (
-    Function,
-    Loss,
-    StepSize,
-    cross_entropy,
-    fgsm,
-    loss_of,
-    mm_step,
-    pga,
-    step_sizes,
-)
-from lib.attacks._search import Plan, Sweep, survivors, worst
+from lib.attacks._ascent import Function, StepSize, step_sizes
+from lib.attacks._climbers import Sweep
+from lib.attacks._losses import Loss, cross_entropy
+from lib.attacks._search import Search
 from lib.balls import L2, Ball
 
-__all__ = ["attack", "cross_entropy", "fgsm", "loss_of", "mm_step", "pga", "robust_accuracy"]
+# The sweeps of an attack whose step sizes are not given. Chosen on digit models; all lengths fall
+# like a cosine from twice the number given here towards 0, in radii: the first steps cross the
+# ball, the last ones refine. An ℓ2 step is short in each pixel, so ℓ2 crosses with a longer one.
+MAIN_STEPS = 4  # of every sample from its input, along the loss
+MAIN_STEPS_L2 = 2
+MAIN_LENGTH = 1.0
+MAIN_LENGTH_L2 = 5.0
+# Then from the worst point so far, half as long, along the loss of twice the logits, in which the
+# strongest rival of the own class counts for more. By default only for samples in doubt: those
+# with the own class the likeliest, by less than 1 in the scaled logits.
+REFINING_STEPS = 7
+REFINING_STEPS_L2 = 9
+REFINING_LENGTH = 0.5  # of the main one
+REFINING_SCALE = 2.0
+STEPS_WITH_STEP_SIZE = 10  # where a step size is given and no number
+
+
+class NoGradientWarning(UserWarning):
+    """The model has no gradient at any point that an attack tried for some samples."""
 
 
 @torch.inference_mode(False)  # a caller may have it on, and autograd is needed
@@ -52,102 +56,112 @@ def attack(
     each sample keeps the one of highest loss: none ends with a lower loss than it began.
 
     a: inputs [n, ...] within bounds, in whose units the radius is; b: int64 labels [n].
-    step_size: a number, one a step, or None for ``αᵢ = c eps (1 + cos(π i / steps))``, c = 5 for
-    ℓ2 and 1 otherwise: the first steps cross the ball, the last ones refine.
-    steps: a number, or None for 4 (ℓ2: 2) and, if step_size is None too, 7 (9) more for the samples
-    in doubt: those with b the likeliest class, by less than 1 in the logits. These begin at the
-    point kept, are half as long, and climb the loss of twice the logits, in which b's strongest
-    rival counts for more.
+    steps, if step_size is None:
+      None  4 (ℓ2: 2) of every sample, then 7 (9) of those in doubt, see the constants above;
+      k     of every sample: below 11 one sweep; else those 4 and 7 (2 and 9), and the rest in a
+            third sweep like the second, so that nothing is lost that None finds.
+    step_size: a number, or one a step: a single sweep of these, 10 if steps is None.
+    loss: cross-entropy sees each sample's logits scaled to one spread, so that a factor of the
+    logits changes nothing; another loss sees them as they are. Where the loss has no gradient the
+    margin is climbed, and where that has none either a step is random, with a NoGradientWarning
+    if that is so at every point. Thorough: ``steps=40``, and ``restarts=2`` for a model that may
+    hide its gradient.
+
     An ℓ2 step ends on the projection on bounds and the ball, or on one at most 0.1 % smaller.
-    Raises ValueError for a model in training mode, for inputs outside bounds or NaN, for labels
-    that are no classes of the model, and for settings that make no sense.
+    Raises ValueError for a model in training mode or without a gradient, for inputs outside bounds
+    or NaN, for labels that are no classes of the model, and for settings that make no sense.
+
+    >>> import torch
+    >>> from lib.attacks import attack
+    >>> from lib.balls import LInf
+    >>> w = torch.tensor([[2.0, -1.0], [0.0, 0.0]])  # two logits: ⟨(2, −1), a⟩ and 0
+    >>> attack(lambda a: a @ w.T, torch.full((1, 2), 0.5), torch.tensor([0]), LInf(0.25)).tolist()
+    [[0.25, 0.75]]
     """
-    a = a.detach()
-    plan = _plan(model, a, b, ball, steps, step_size, restarts, bounds, generator, loss)
-    return worst(a, b, ball, plan)
+    a, b = checked(model, a, b, ball, bounds, restarts)
+    sweeps = planned(ball, steps, step_size)
+    if len(a) == 0:
+        return a.clone()
+    search = Search(model, a, b, ball, bounds, loss, generator)
+    search.run(sweeps, restarts)
+    warn_without_gradient(search.without_gradient(), len(a))
+    return search.worst()
 
 
-SIGNATURE = inspect.signature(attack)
+def planned(ball: Ball, steps: int | None, step_size: StepSize | None) -> list[Sweep]:
+    """The sweeps that ``attack`` documents; ValueError for steps < 1 and bad step sizes."""
+    if step_size is not None:
+        steps = STEPS_WITH_STEP_SIZE if steps is None else steps
+        return [Sweep(step_sizes(step_size, steps), in_radii=False)]
+    l2 = isinstance(ball, L2)
+    main = MAIN_STEPS_L2 if l2 else MAIN_STEPS
+    refining = REFINING_STEPS_L2 if l2 else REFINING_STEPS
+    length = MAIN_LENGTH_L2 if l2 else MAIN_LENGTH
+    half = length * REFINING_LENGTH
+    refined = Sweep(_cosine(half, refining), logit_scale=REFINING_SCALE)
+    if steps is None:
+        return [Sweep(_cosine(length, main)), refined._replace(in_doubt_only=True)]
+    if steps < main + refining:
+        return [Sweep(step_sizes(_cosine(length, steps), steps))]
+    rest = refined._replace(step_lengths=_cosine(half, steps - main - refining))
+    return [Sweep(_cosine(length, main)), refined, *([rest] if rest.step_lengths else [])]
 
 
-@torch.inference_mode(False)
-def robust_accuracy(
+def _cosine(length: float, steps: int) -> list[float]:
+    """Lengths of steps that fall from twice the length towards 0."""
+    return [length * (1 + math.cos(math.pi * i / steps)) for i in range(steps)]
+
+
+def checked(
     model: Function,
     a: Tensor,
     b: Tensor,
     ball: Ball,
-    *,
-    batch_size: int = 500,
-    progress: bool = False,
-    **attack_settings: Any,
-) -> float:
-    """The share of samples, in [0, 1], that stay correctly classified at every point of an attack.
-
-    attack_settings: those of ``attack``. No attack finds every adversarial example: this bounds
-    the true robust accuracy from above. A sample leaves the search at the first point that is
-    misclassified, its clean input included, so that weak models are judged quickly.
-    batch_size: samples at a time; progress: show a bar.
-    Raises ValueError as ``attack`` does, and for an empty batch, which has no accuracy.
-    """
-    a = a.detach()
-    settings = SIGNATURE.bind(model, a, b, ball, **attack_settings)
-    settings.apply_defaults()
-    plan = _plan(*settings.args, **settings.kwargs)
-    if len(a) == 0 or batch_size < 1:
-        raise ValueError(
-            f"needs samples and batch_size >= 1, got {len(a)} samples, batch_size={batch_size}"
-        )
-    indices = torch.arange(len(a), device=a.device)
-    batches = list(zip(*(t.split(batch_size) for t in (a, b, indices)), strict=True))
-    if progress:
-        from tqdm import tqdm
-
-        batches = tqdm(batches, desc="robust accuracy", unit="batch")
-    count = 0
-    for some, labels, i in batches:
-        count += survivors(some, labels, ball.part(i), plan)
-    return count / len(a)
-
-
-def _plan(
-    model: Function,
-    a: Tensor,
-    b: Tensor,
-    ball: Ball,
-    steps: int | None,
-    step_size: StepSize | None,
-    restarts: int,
     bounds: tuple[float, float],
-    generator: torch.Generator | None,
-    loss: Loss,
-) -> Plan:
-    """The settings of an attack, or ValueError with advice where it makes no sense."""
+    restarts: int,
+) -> tuple[Tensor, Tensor]:
+    """Inputs, rounded into bounds, and labels, both without a graph; ValueError with advice."""
     if isinstance(model, nn.Module) and any(module.training for module in model.modules()):
         raise ValueError("the model is in training mode: call model.eval() before an attack")
     if not a.is_floating_point() or a.dim() < 2:
         raise ValueError(f"inputs must be floats [n, ...], got {a.dtype} {list(a.shape)}")
+    if b.dtype != torch.int64 or b.shape != a.shape[:1] or b.device != a.device:
+        raise ValueError(
+            f"labels must be int64 [{len(a)}] on {a.device}, "
+            f"got {b.dtype} {list(b.shape)} on {b.device}"
+        )
     low, high = bounds
     if not low < high:
         raise ValueError(f"bounds must be (low, high) with low < high, got {bounds}")
-    least, most = a.aminmax() if len(a) else (low, high)
-    if not low <= least <= most <= high:  # NaN fails too
-        raise ValueError(
-            f"inputs must lie in bounds [{low}, {high}], got [{least:g}, {most:g}]: "
-            "scale them (the model normalizes inside), and look for NaN"
-        )
-    if b.dtype != torch.int64 or b.shape != a.shape[:1]:
-        raise ValueError(f"labels must be int64 [{len(a)}], got {b.dtype} {list(b.shape)}")
     if restarts < 1:
         raise ValueError(f"restarts must be >= 1, got {restarts}")
-    relative = step_size is None
-    c, few, more = (5, 2, 9) if isinstance(ball, L2) else (1, 4, 7)
-    then = Sweep(_cosine(c / 2, more), True, sharpness=2) if relative and steps is None else None
-    steps = few if steps is None else steps
-    alphas = step_sizes(_cosine(c, steps) if relative else step_size, steps)
-    generator = generator or torch.Generator().manual_seed(0)
-    return Plan(model, Sweep(alphas, relative), then, restarts, bounds, generator, loss)
+    ball.radius(a)  # one for all, or one for each sample
+    a, b = (t.clone() if t.is_inference() else t.detach() for t in (a, b))
+    return _within(a, low, high), b
 
 
-def _cosine(c: float, steps: int) -> list[float]:
-    """Lengths of steps that fall from 2c towards 0."""
-    return [c * (1 + math.cos(math.pi * i / steps)) for i in range(steps)]
+def _within(a: Tensor, low: float, high: float) -> Tensor:
+    """Inputs within bounds: those that a rounding put outside are moved back."""
+    least, most = (float(c) for c in a.aminmax()) if len(a) else (low, high)
+    if low <= least <= most <= high:
+        return a
+    scale = max(abs(c) for c in (low, high, 1.0) if math.isfinite(c))
+    slack = 32 * torch.finfo(a.dtype).eps * scale
+    if not low - slack <= least <= most <= high + slack:  # NaN fails too
+        raise ValueError(
+            f"inputs must lie in bounds [{low}, {high}], got [{least:.9g}, {most:.9g}]: "
+            "scale them (the model normalizes inside), and look for NaN"
+        )
+    return a.clamp(low, high)
+
+
+def warn_without_gradient(flat: int, samples: int) -> None:
+    """Tell for how many samples an attack had nothing to climb."""
+    if flat:
+        warnings.warn(
+            f"{flat} of {samples} samples stay right, and the model has no gradient at any point "
+            "that was tried for them: they were moved at random, so do not take them for robust. "
+            "Look for saturated or rounded units, or take more restarts",
+            NoGradientWarning,
+            stacklevel=3,
+        )

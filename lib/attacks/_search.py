@@ -1,179 +1,236 @@
 """The search of an attack: sweeps of steepest proximal gradient ascent (slides 12 and 14).
 
-``worst`` keeps each sample's point of highest loss; ``survivors`` counts the samples that no point
-misclassifies, and drops the others as it goes. lib.attacks says what a search should do, in a Plan.
+``Search.climb`` is the loop: evaluate, step, project, and of all points keep each sample's worst.
+``_attack`` says which sweeps there are and how long; ``_accuracy`` drops samples on the way.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from lib.attacks._ascent import Function, Loss, steepest_move
+from lib.attacks._ascent import Function, steepest_step
+from lib.attacks._climbers import Climbers, Look, Sweep, where_chosen
+from lib.attacks._logits import check_labels, check_logits, scale_of
+from lib.attacks._losses import Loss, cross_entropy, margin
 from lib.balls import Ball, LInf
 from lib.models import predict
 
-
-class Sweep(NamedTuple):
-    """Steps of these lengths, and a last look, uphill in the loss of sharpness times the logits."""
-
-    alphas: list[float]
-    relative: bool  # to the radius
-    sharpness: float = 1
-
-    def moves(self, ball: Ball) -> list[Ball | None]:
-        """The ball of each step, the moves within it; None is a look without a step."""
-        lengths = [alpha * ball.eps if self.relative else alpha for alpha in self.alphas]
-        return [*(replace(ball, eps=length) for length in lengths), None]
+IN_PLACE = (
+    "the model changes its input in place: let it begin with a copy (a = a - mean, not a -= mean)"
+)
 
 
-class Plan(NamedTuple):
-    """A search: a sweep of every sample from each start, and one of those left in doubt."""
+class Search:
+    """Sweeps from the inputs a of a batch, and from a random point for each further restart."""
 
-    model: Function
-    first: Sweep
-    then: Sweep | None  # for the samples in doubt
-    restarts: int
-    bounds: tuple[float, float]
-    generator: torch.Generator
-    loss: Loss
-    drop: bool = False  # each sample as soon as it is misclassified
+    def __init__(
+        self,
+        model: Function,
+        a: Tensor,
+        b: Tensor,
+        ball: Ball,
+        bounds: tuple[float, float],
+        loss: Loss,
+        generator: torch.Generator | None,
+    ) -> None:
+        self.model, self.ball, self.bounds, self.loss = model, ball, bounds, loss
+        self.generator = generator or torch.Generator().manual_seed(0)
+        index = torch.arange(len(a), device=a.device)
+        nothing = a.new_full((len(a),), -torch.inf), a.new_full((len(a), 1), torch.nan)
+        self.samples = Climbers(index, a, b, a.new_ones(len(a), 1), a, *nothing)
+        self.found = self.samples  # with the worst points of all sweeps
+        self.flat: Tensor | None = None  # the samples without a gradient at any point so far
 
-
-class Found(NamedTuple):
-    """The samples searched, and of each the point of highest loss, with loss and logits there."""
-
-    index: Tensor  # in the batch
-    a: Tensor
-    b: Tensor
-    z: Tensor
-    loss: Tensor
-    logits: Tensor
-
-
-def worst(a: Tensor, b: Tensor, ball: Ball, plan: Plan) -> Tensor:
-    """Each sample's point of highest loss among all that the search meets."""
-    found, doubt, then = _search(a, b, ball, plan)
-    return found.z.index_copy_(0, doubt, then.z)
-
-
-def survivors(a: Tensor, b: Tensor, ball: Ball, plan: Plan) -> int:
-    """How many samples no point of the search misclassifies."""
-    found, doubt, then = _search(a, b, ball, plan._replace(drop=True))
-    return len(found.b) - len(doubt) + len(then.b)
-
-
-def _search(a: Tensor, b: Tensor, ball: Ball, plan: Plan) -> tuple[Found, Tensor, Found]:
-    """What the first sweeps find, which samples are in doubt, and what the last finds of these."""
-    index = torch.arange(len(a), device=a.device)
-    found = Found(
-        index, a, b, a, a.new_full((len(a),), -torch.inf), a.new_full((len(a), 1), torch.nan)
-    )
-    for restart in range(plan.restarts):
-        if restart and len(found.b) == 0:
-            break
-        z = _random(found, ball, plan) if restart else a.clone()
-        found = _climb(z, found, ball, plan, plan.first, first=restart == 0)
-    doubt = _in_doubt(found.logits, found.b) if plan.then else index[:0]
-    then = Found(*_rows(doubt, *found))
-    if len(doubt):
-        then = _climb(then.z.clone(), then, ball, plan, plan.then)
-    return found, doubt, then
-
-
-def _climb(
-    z: Tensor, found: Found, ball: Ball, plan: Plan, sweep: Sweep, first: bool = False
-) -> Found:
-    """What is found after a sweep from z, which is overwritten."""
-    moves = sweep.moves(ball)
-    if first and plan.drop:  # a weak model loses most samples in one step: look before a gradient
-        moves.insert(1, None)
-    project = None
-    for move in moves:
-        logits, loss, gradient = _look(z, found.b, plan, move and sweep, first)
-        right = predict(logits) == found.b if plan.drop else None
-        if plan.drop and not right.all():
-            [right] = torch.where(right)
-            found = Found(*_rows(right, *found))
-            if len(right) == 0:
+    def run(self, sweeps: Sequence[Sweep], restarts: int) -> None:
+        """All sweeps from the inputs, and again from random points."""
+        for restart in range(restarts):
+            if restart and len(self.left().b) == 0:
                 break
-            z, logits, loss = _rows(right, z, logits, loss)
-            [gradient] = _rows(right, gradient) if move else [None]
-            project = None
-        here, first = (z if move else z.clone()), False  # _where overwrites it
-        if move:
-            project = project or _around(ball, found, plan)
-            z = project(steepest_move(gradient, move.part(found.index), here, *plan.bounds))
-        higher = loss > found.loss
-        found = found._replace(
-            z=_where(higher, here, found.z),
-            loss=torch.fmax(loss, found.loss),
-            logits=torch.where(higher[:, None], logits, found.logits),
+            climbers, look = self.start_at_random() if restart else self.start()
+            for i, sweep in enumerate(sweeps):
+                if sweep.in_doubt_only:
+                    climbers = climbers.part(in_doubt(climbers))
+                if len(climbers.b) == 0:
+                    break
+                if i:
+                    look = self.look(climbers, climbers.worst.clone(), sweep.logit_scale)
+                climbers = self.climb(climbers, look, sweep)
+                self.finish(climbers)
+
+    def climb(self, climbers: Climbers, look: Look, sweep: Sweep) -> Climbers:
+        """The samples still searched, and their worst points, after a sweep that begins at look."""
+        project, steps = self.projection(climbers), sweep.steps(self.ball)
+        for left, step in zip(range(len(steps) - 1, -1, -1), steps, strict=True):
+            rest, look = self.still_searched(climbers, look)
+            if len(rest.b) == 0:
+                return rest
+            if rest is not climbers:
+                climbers, project = rest, self.projection(rest)
+            gradient, length = self.gradient(climbers, look), step.part(climbers.index)
+            points = project(steepest_step(gradient, length, look.points, *self.bounds))
+            climbers = climbers.keep_worst(look)
+            look = self.look(climbers, points, sweep.logit_scale, graph=left > 0)
+        rest, look = self.still_searched(climbers, look)
+        return rest.keep_worst(look)
+
+    def still_searched(self, climbers: Climbers, look: Look) -> tuple[Climbers, Look]:
+        """The samples to go on with after a look, here all, and the look at them."""
+        return climbers, look
+
+    def finish(self, climbers: Climbers) -> None:
+        """Take over what a sweep has found."""
+        if self.found is self.samples:  # the first one
+            self.found = climbers
+            return
+        [higher] = torch.where(climbers.value > self.found.value[climbers.index])
+        new = climbers.part(higher)
+        for old, better in zip(self.found[-3:], new[-3:], strict=True):
+            old.index_copy_(0, new.index, better)
+
+    def worst(self) -> Tensor:
+        """The worst points [n, ...]; the input where the loss, unscaled, is lower there."""
+        found, a = self.found, self.samples.a
+        if self.loss is not cross_entropy:
+            return found.worst
+        before = cross_entropy(self.clean_logits, found.b)
+        return where_chosen(~(cross_entropy(found.logits, found.b) < before), found.worst, a)
+
+    def without_gradient(self) -> int:
+        """How many samples are still right, and had no gradient at any point."""
+        if self.flat is None:
+            return 0
+        return int(self.is_right()[self.flat].sum())
+
+    def is_right(self) -> Tensor:
+        """Which samples [n] are right at their worst points."""
+        return predict(self.found.logits) == self.found.b
+
+    def start(self) -> tuple[Climbers, Look]:
+        """All samples at their inputs; the logits there are checked, and say how to scale them."""
+        leaf, logits = self.evaluate(self.samples.a.clone(), graph=True)
+        check_labels(self.samples.b, logits)
+        self.clean_logits = logits.detach()
+        self.samples = self.samples._replace(
+            factor=scale_of(self.clean_logits.to(self.samples.a)),
+            logits=torch.full_like(self.clean_logits, torch.nan),
         )
-    return found
+        self.found = self.samples
+        return self.samples, self.judge(self.samples, leaf, logits)
+
+    def start_at_random(self) -> tuple[Climbers, Look]:
+        """What is left to search, at points drawn in the ball and projected on ball and bounds."""
+        left = self.left()
+        eta = self.ball.part(left.index).sample(tuple(left.a.shape), self.generator)
+        points = self.projection(left)(left.a + eta.to(left.a))
+        return left, self.look(left, points)
+
+    def left(self) -> Climbers:
+        """The samples that a restart searches: here all."""
+        return self.samples
+
+    def look(
+        self, climbers: Climbers, points: Tensor, logit_scale: float = 1.0, *, graph: bool = True
+    ) -> Look:
+        """A look at points; without a graph there is no gradient to ask for."""
+        return self.judge(climbers, *self.evaluate(points, graph), logit_scale)
+
+    def evaluate(self, points: Tensor, graph: bool) -> tuple[Tensor, Tensor]:
+        """The points as a leaf of autograd, and the model's logits there, both checked."""
+        with torch.set_grad_enabled(graph):
+            leaf = points.detach().requires_grad_(graph)
+            version = leaf._version
+            try:
+                logits = self.model(leaf)
+            except RuntimeError as error:
+                if "in-place" not in str(error):
+                    raise
+                raise ValueError(IN_PLACE) from error
+        if leaf._version != version:
+            raise ValueError(IN_PLACE)
+        check_logits(logits, leaf)
+        return leaf, logits
+
+    def judge(
+        self, climbers: Climbers, leaf: Tensor, logits: Tensor, logit_scale: float = 1.0
+    ) -> Look:
+        """The look at points with these logits: what the next step climbs, and their value.
+
+        Cross-entropy sees scaled logits until a sample is misclassified, then the logits as they
+        are. The value is the margin while a sample is right, which is <= 0, and then the loss.
+        Another loss sees the logits as they are, and is the value.
+        """
+        b, own = climbers.b, self.loss is cross_entropy
+        factor = logit_scale * climbers.factor if own else logit_scale
+        with torch.set_grad_enabled(leaf.requires_grad):
+            lead = margin(logits.detach(), b)
+            right = lead <= 0
+            goal = self.loss(torch.where(right[:, None], factor, 1.0) * logits, b)
+        if goal.shape != b.shape:
+            raise ValueError(
+                f"loss must return one value a sample, {list(b.shape)}, got {list(goal.shape)}: "
+                'use reduction="none"'
+            )
+        value = goal.detach()
+        if own:
+            value = torch.where(right, lead, value)
+        elif logit_scale != 1:
+            value = self.loss(logits.detach(), b)
+        points = leaf.detach()
+        return Look(points, logits.detach(), value, not own, leaf, goal.sum(), logit_scale)
+
+    def gradient(self, climbers: Climbers, look: Look) -> Tensor:
+        """The goal's gradient; where it is 0 the margin's, and where that is too, one at random."""
+        g, none = look.gradient(), climbers.index[:0]
+        length = torch.linalg.vector_norm(g.flatten(1), dim=1)
+        least, most = length.aminmax()
+        if not 0 < least <= most < torch.inf:  # NaN fails too
+            [rest] = torch.where(~((length > 0) & (length < torch.inf)))
+            g, some = g.clone(), climbers.part(rest)
+            g[rest], flat = self.gradient_of_margin(some, look.points[rest], g[rest])
+            none = some.index[flat]
+        if self.flat is None:  # the first time, of all that are searched
+            self.flat = none
+        elif len(self.flat):
+            seen = climbers.index[~torch.isin(climbers.index, none)]
+            self.flat = self.flat[~torch.isin(self.flat, seen)]
+        return g
+
+    def gradient_of_margin(
+        self, climbers: Climbers, points: Tensor, g: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients in place of g where that is 0, and which samples have none: theirs are random.
+
+        A g whose squares over- or underflow is kept.
+        """
+        g = g.nan_to_num(nan=0.0)
+        flat = g.flatten(1).abs().amax(1) == 0
+        if flat.any():
+            leaf, logits = self.evaluate(points[flat], graph=True)
+            [lead] = torch.autograd.grad(margin(logits, climbers.b[flat]).sum(), leaf)
+            g[flat] = lead.nan_to_num(nan=0.0)
+            flat = g.flatten(1).abs().amax(1) == 0
+            draw = torch.randn(
+                g[flat].shape, generator=self.generator, device=self.generator.device
+            )
+            g[flat] = draw.to(g)
+        return g, flat
+
+    def projection(self, climbers: Climbers) -> Function:
+        """``v -> `` the input nearest to v, or nearly so, within bounds and the ball around a."""
+        ball, a, (low, high) = self.ball.part(climbers.index), climbers.a, self.bounds
+        if isinstance(ball, LInf):
+            eps = ball.radius(a)
+            least, most = (a - eps).clamp_(min=low), (a + eps).clamp_(max=high)
+            return lambda v: v.clamp_(least, most)
+        down, up = low - a, high - a
+        # The sum with a is rounded: the last clamp puts it back within bounds.
+        return lambda v: ball.project_within(v.sub_(a), down, up).add_(a).clamp_(low, high)
 
 
-def _look(
-    z: Tensor, b: Tensor, plan: Plan, sweep: Sweep | None, first: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Logits and loss at z and, for a sweep, the gradient that it climbs."""
-    with torch.set_grad_enabled(sweep is not None):
-        z = z.detach().requires_grad_(sweep is not None)
-        logits = plan.model(z)
-        if first:
-            _check_labels(b, logits)
-        loss = goal = plan.loss(logits, b)
-        if sweep and sweep.sharpness != 1:
-            goal = plan.loss(sweep.sharpness * logits, b)
-    gradient = torch.autograd.grad(goal.sum(), z)[0] if sweep else None
-    return logits.detach(), loss.detach(), gradient
-
-
-def _in_doubt(logits: Tensor, b: Tensor) -> Tensor:
-    """The samples whose own class is the likeliest, by less than 1 in the logits."""
-    if logits.shape[1] == 1:
-        logits = torch.nn.functional.pad(logits, (1, 0))
-    own, others = logits.gather(1, b[:, None]), logits.scatter(1, b[:, None], -torch.inf)
-    lead = own - others.amax(1, keepdim=True)
+def in_doubt(climbers: Climbers) -> Tensor:
+    """The samples whose own class is the likeliest, by less than 1 in the scaled logits."""
+    lead = -margin(climbers.logits * climbers.factor, climbers.b)
     return torch.where((lead >= 0) & (lead < 1))[0]
-
-
-def _random(found: Found, ball: Ball, plan: Plan) -> Tensor:
-    """A point of ball and box around each sample, drawn in the ball and projected."""
-    a = found.a
-    start = a + ball.part(found.index).sample(tuple(a.shape), plan.generator).to(a)
-    return _around(ball, found, plan)(start)
-
-
-def _where(chosen: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """new where a sample is chosen, else old; new may be overwritten."""
-    if new.is_cuda:  # without waiting for the device
-        return torch.where(chosen.view(-1, *[1] * (new.dim() - 1)), new, old)
-    [kept] = torch.where(~chosen)
-    return new.index_copy_(0, kept, old.index_select(0, kept))
-
-
-def _rows(index: Tensor, *tensors: Tensor) -> list[Tensor]:
-    """``t[index]`` of each: on a CPU index_select copies images five times as fast."""
-    return [t.index_select(0, index) for t in tensors]
-
-
-def _around(ball: Ball, found: Found, plan: Plan) -> Function:
-    """``v -> `` the input nearest to v, or nearly so, within bounds and the ball around a."""
-    ball, a, (low, high) = ball.part(found.index), found.a, plan.bounds
-    if isinstance(ball, LInf):
-        eps = ball._radius(a)
-        least, most = (a - eps).clamp_(min=low), (a + eps).clamp_(max=high)
-        return lambda v: v.clamp_(least, most)
-    down, up = low - a, high - a
-    return lambda v: ball._near(v.sub_(a), down, up).add_(a).clamp_(low, high)  # for rounding
-
-
-def _check_labels(b: Tensor, logits: Tensor) -> None:
-    """ValueError for labels that are no classes of the model; one logit tells two apart."""
-    classes = max(2, logits.shape[1])
-    if len(b) and not 0 <= b.min() <= b.max() < classes:
-        raise ValueError(f"labels must lie in 0..{classes - 1}, got {int(b.min())}..{int(b.max())}")

@@ -1,6 +1,7 @@
 """Norm balls, with a box (slides 7, 8, 11, 12)."""
 
-from lib.balls._balls import L1, L2, Ball, LInf
+from lib.balls._ball import Ball
+from lib.balls._balls import L1, L2, LInf
 from lib.balls._box import Bound, check_box, clip, room
 
 __all__ = [

@@ -1,207 +1,159 @@
-"""Norm balls and the two questions an attack asks of them (slides 7, 8, 11, 12).
-
-For the ball ``{v : ‖v‖ <= eps}`` of the ℓ∞, ℓ2 or ℓ1 norm and a box that holds 0::
-
-    project(v)   the nearest point:         argmin ‖u − v‖₂   over ‖u‖ <= eps, low <= u <= high
-    lmo(g)       the linear maximization:   argmax ⟨g, u⟩     over the same set
-
-Both are exact. Because the box holds 0, a solution has the signs of its input, and only
-magnitudes remain to be found: ``0 <= m <= room``, where the room is ``high`` under a positive
-entry and ``−low`` under a negative one. What is left is a one-dimensional dual: a scale
-shared by all coordinates for ℓ2, a threshold for ℓ1.
-
-Batches lead: a tensor ``[n, ...]`` holds n samples, and each is treated alone. Radii and
-bounds are in the units of v (for images: pixels in [0, 1]).
-"""
+"""The ℓ∞, ℓ2 and ℓ1 balls: norms, exact projections and linear maximizers (slides 7, 8, 11)."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lib.balls._box import Bound, check_box, clip, room
-from lib.balls._l2_box import flat, near, rows, scaled, shrunk
-
-
-@dataclass(frozen=True, eq=False)
-class Ball(ABC):
-    """``{v : ‖v‖ <= eps}``; eps is a number >= 0, or a tensor [n] with one radius a sample.
-
-    Raises ValueError for a radius that is negative, infinite or NaN.
-    """
-
-    eps: float | Tensor
-
-    def __post_init__(self) -> None:
-        if isinstance(self.eps, float) and 0 <= self.eps < math.inf:
-            return
-        eps = torch.as_tensor(self.eps)
-        if eps.dim() > 1:
-            raise ValueError(f"eps must be a number or a tensor [n], got shape {list(eps.shape)}")
-        if not (torch.isfinite(eps) & (eps >= 0)).all():
-            raise ValueError(f"eps must be finite and >= 0, got {self.eps}")
-
-    @abstractmethod
-    def norm(self, v: Tensor) -> Tensor:
-        """``‖v‖`` of each sample: [n, ...] -> [n]."""
-
-    @abstractmethod
-    def dual_norm(self, g: Tensor) -> Tensor:
-        """``max ⟨g, v⟩ over ‖v‖ <= 1`` of each sample: [n, ...] -> [n] (slide 8, def-dual-norm)."""
-
-    @abstractmethod
-    def sample(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
-        """Points [n, ...] drawn from the ball, uniformly by volume."""
-
-    def project(self, v: Tensor, low: Bound = None, high: Bound = None) -> Tensor:
-        """The point of the ball, or of the ball and the box, nearest to v in ℓ2.
-
-        This is the prox-operator of the set's indicator function (slide 11, prop-prox-indicator).
-        low and high are numbers or tensors that broadcast to v.
-        Raises ValueError unless ``low <= 0 <= high``.
-        """
-        check_box(low, high)
-        nearest = self._project(v, low, high)
-        return nearest.clone() if nearest is v else nearest
-
-    def lmo(self, g: Tensor, low: Bound = None, high: Bound = None) -> Tensor:
-        """A maximizer of ``⟨g, v⟩`` over the ball, or over the ball and the box (slides 8, 9).
-
-        Without a box the maximum is ``eps · dual_norm(g)`` (prop-lmo, prop-lmo-box). Entries with
-        g = 0 stay 0.
-        Raises ValueError unless ``low <= 0 <= high``.
-        """
-        check_box(low, high)
-        return self._lmo(g, low, high)
-
-    # The same without the check, for loops that checked their box before they began.
-    @abstractmethod
-    def _project(self, v: Tensor, low: Bound, high: Bound) -> Tensor: ...
-
-    @abstractmethod
-    def _lmo(self, g: Tensor, low: Bound, high: Bound) -> Tensor: ...
-
-    def _near(self, v: Tensor, low: Bound, high: Bound) -> Tensor:
-        """The projection on the box and this ball, or one of at least 99.9 % of its radius."""
-        return self._project(v, low, high)
-
-    def part(self, index: Tensor) -> Ball:
-        """The ball for some samples only: their radii, if each has its own."""
-        if not torch.is_tensor(self.eps) or self.eps.dim() == 0:
-            return self
-        return replace(self, eps=self.eps[index.to(self.eps.device)])
-
-    def _radius(self, v: Tensor) -> Tensor:
-        """eps in v's type, shaped [1 or n, 1, ..., 1]."""
-        eps = torch.as_tensor(self.eps, dtype=v.dtype, device=v.device)
-        if eps.dim() and len(eps) != len(v):
-            raise ValueError(f"eps holds {len(eps)} radii for a batch of {len(v)} samples")
-        return eps.reshape(-1, *[1] * (v.dim() - 1))
+from lib.balls import _l1_box, _l2_box
+from lib.balls._ball import Ball
+from lib.balls._batch import (
+    check_batch,
+    flatten,
+    in_safe_range,
+    l2_norm,
+    per_sample,
+    safe_range,
+    widened,
+)
+from lib.balls._box import Bound, box, room
 
 
 class LInf(Ball):
-    """The ℓ∞ ball: no entry moves by more than eps. Its dual norm is ℓ1."""
+    """The ℓ∞ ball: no entry moves by more than eps. Its dual norm is ℓ1.
 
-    def norm(self, v):
-        return flat(v).abs().amax(1)
+    >>> import torch
+    >>> from lib.balls import LInf
+    >>> LInf(0.5).lmo(torch.tensor([[3.0, -0.1, 0.0]])).tolist()
+    [[0.5, -0.5, 0.0]]
+    """
 
-    def dual_norm(self, g):
-        return flat(g).abs().sum(1)
+    def norm(self, v: Tensor) -> Tensor:
+        check_batch(v)
+        return flatten(v).abs().amax(1)
 
-    def sample(self, shape, generator=None):
-        v = 2 * torch.rand(shape, generator=generator) - 1
-        return v * self._radius(v)
+    def dual_norm(self, g: Tensor) -> Tensor:
+        check_batch(g, "g")
+        return flatten(widened(g)).abs().sum(1)
 
-    def _project(self, v, low, high):
-        eps = self._radius(v)
-        return clip(v.clamp(-eps, eps), low, high)
+    def sample(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
+        v = 2 * torch.rand(shape, generator=generator, **_like(generator)) - 1
+        return v * self.radius(v)
 
-    def _lmo(self, g, low, high):
-        return clip(g.sign().mul_(self._radius(g)), low, high)
+    def _project(self, v: Tensor, low: Bound, high: Bound) -> Tensor:
+        eps, (low, high) = self.radius(v), box(v, low, high)
+        return _clip_(v.clamp(-eps, eps), low, high)
+
+    def _lmo(self, g: Tensor, low: Bound, high: Bound) -> Tensor:
+        eps, (low, high) = self.radius(g), box(g, low, high)
+        return _clip_(g.sign().mul_(eps), low, high)
 
 
 class L2(Ball):
-    """The ℓ2 ball. The norm is its own dual."""
+    """The ℓ2 ball. The norm is its own dual.
 
-    def norm(self, v):
-        return torch.linalg.vector_norm(flat(v), dim=1)
+    >>> import torch
+    >>> from lib.balls import L2
+    >>> ball, v = L2(5.0), torch.tensor([[6.0, 8.0]])
+    >>> ball.norm(v).item(), [round(u, 4) for u in ball.project(v)[0].tolist()]
+    (10.0, [3.0, 4.0])
+    """
 
-    def dual_norm(self, g):
-        return self.norm(g)
+    def norm(self, v: Tensor) -> Tensor:
+        check_batch(v)
+        return l2_norm(v)
 
-    def sample(self, shape, generator=None):
-        v = torch.randn(shape, generator=generator)
-        v = v / rows(flat(v).norm(dim=1), v)
-        volume = torch.rand(shape[0], generator=generator)  # the share of the ball inside ‖v‖
-        return v * rows(volume ** (1 / math.prod(shape[1:])), v) * self._radius(v)
+    def dual_norm(self, g: Tensor) -> Tensor:
+        check_batch(g, "g")
+        return l2_norm(g)
 
-    def _project(self, v, low, high):
-        return shrunk(v, self._radius(v), low, high)
+    def sample(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
+        at = _like(generator)
+        v = torch.randn(shape, generator=generator, **at)
+        v = v / per_sample(l2_norm(v).clamp(min=torch.finfo(v.dtype).tiny), v)
+        volume = torch.rand(shape[0], generator=generator, **at)  # share of the ball inside ‖v‖
+        return v * per_sample(volume ** (1 / math.prod(shape[1:])), v) * self.radius(v)
 
-    def _near(self, v, low, high):
-        return near(v, self._radius(v), low, high)
+    def _project(self, v: Tensor, low: Bound, high: Bound) -> Tensor:
+        w = widened(v)
+        radius = self.radius(w)
+        project = _l2_box.project_exactly if self._is_tiny(w) else _l2_box.project
+        return project(w, radius, low, high).to(v.dtype)
 
-    def _lmo(self, g, low, high):
+    def project_within(self, v: Tensor, low: Bound = None, high: Bound = None) -> Tensor:
+        w = widened(v.detach())
+        radius = self.radius(w)
+        project = _l2_box.project_exactly if self._is_tiny(w) else _l2_box.project_within
+        return project(w, radius, low, high).to(v.dtype)
+
+    def _is_tiny(self, v: Tensor) -> bool:
+        """Whether squares near some radius underflow in v's type."""
+        least, _ = safe_range(v.dtype)
+        tiny = self.eps < least
+        return tiny if isinstance(tiny, bool) else bool(tiny.any())
+
+    def _lmo(self, g: Tensor, low: Bound, high: Bound) -> Tensor:
+        w = widened(g)
+        radius = self.radius(w)
         if low is None and high is None:
-            norm, kind = self.norm(g), torch.finfo(g.dtype)
-            least = kind.tiny**0.5 / kind.eps  # from here on no square that matters underflows
-            if ((norm > least) & (norm < 1 / least)).all():
-                return g * rows(self._radius(g).flatten() / norm, g)
-        return scaled(g, self._radius(g), low, high)
+            norm = torch.linalg.vector_norm(flatten(w), dim=1)
+            if in_safe_range(norm):
+                return (w * per_sample(radius.flatten() / norm, w)).to(g.dtype)
+        return _l2_box.scale_to_norm(w, radius, low, high).to(g.dtype)
 
 
 class L1(Ball):
-    """The ℓ1 ball: its linear maximizers are sparse. Its dual norm is ℓ∞."""
+    """The ℓ1 ball: its linear maximizers are sparse. Its dual norm is ℓ∞.
 
-    def norm(self, v):
-        return flat(v).abs().sum(1)
+    >>> import torch
+    >>> from lib.balls import L1
+    >>> L1(1.0).project(torch.tensor([[2.0, 1.5]])).tolist()
+    [[0.75, 0.25]]
+    """
 
-    def dual_norm(self, g):
-        return flat(g).abs().amax(1)
+    def norm(self, v: Tensor) -> Tensor:
+        check_batch(v)
+        return flatten(widened(v)).abs().sum(1)
 
-    def sample(self, shape, generator=None):
+    def dual_norm(self, g: Tensor) -> Tensor:
+        check_batch(g, "g")
+        return flatten(g).abs().amax(1)
+
+    def sample(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
         # Of p + 1 exponentials, the first p over the sum of all are uniform in the simplex.
-        sign = torch.randint(0, 2, shape, generator=generator) * 2.0 - 1
-        share = torch.empty(shape[0], math.prod(shape[1:]) + 1).exponential_(generator=generator)
+        at = _like(generator)
+        sign = 2 * torch.randint(0, 2, shape, generator=generator, device=at["device"]) - 1
+        share = torch.empty(shape[0], math.prod(shape[1:]) + 1, **at)
+        share.exponential_(generator=generator)
         share = (share / share.sum(1, keepdim=True))[:, :-1].reshape(shape)
-        return sign * share * self._radius(sign)
+        return sign * share * self.radius(share)
 
-    def _project(self, v, low, high):
-        # KKT: magnitude clip(m − μ, 0, room), the threshold μ >= 0 such that they add up to eps.
-        # The sum falls as μ grows, linearly between break points: bisect for the first point
-        # that keeps to eps, then step back from it. Differences to that point, and not sums
-        # of large entries, keep the digits of a small eps.
-        inside, eps = clip(v, low, high), self._radius(v).reshape(-1, 1)
-        outside = self.norm(inside)[:, None] > eps
-        if not outside.any():
-            return inside
-        m, limit = flat(v.abs()), flat(room(v, low, high))
-        points = torch.cat([m, m - limit], 1).clamp(min=0).sort(1).values
-        first = torch.zeros_like(outside, dtype=torch.int64)
-        last = first + points.shape[1] - 1
-        for _ in range(points.shape[1].bit_length()):
-            middle = (first + last) // 2
-            excess = m - points.gather(1, middle)
-            within = excess.clamp(min=0).minimum(limit).sum(1, keepdim=True) <= eps
-            first, last = torch.where(within, first, middle + 1), torch.where(within, middle, last)
-        excess = m - points.gather(1, last)
-        for _ in range(2):  # the second step corrects the first's rounding
-            free = ((excess >= 0) & (excess < limit)).sum(1, keepdim=True).clamp(min=1)
-            left = eps - excess.clamp(min=0).minimum(limit).sum(1, keepdim=True)
-            excess = excess + left / free
-        u = v.sign() * excess.clamp(min=0).minimum(limit).reshape(v.shape)
-        return torch.where(rows(outside, v), u, inside)
+    def _project(self, v: Tensor, low: Bound, high: Bound) -> Tensor:
+        w = widened(v)
+        return _l1_box.project(w, self.radius(w), low, high).to(v.dtype)
 
-    def _lmo(self, g, low, high):
+    def _lmo(self, g: Tensor, low: Bound, high: Bound) -> Tensor:
         # Spend eps on the largest entries first, each up to its room (a fractional knapsack).
-        m, eps = flat(g).abs(), self._radius(g).reshape(-1, 1)
+        w = widened(g)
+        eps, m = self.radius(w).reshape(-1, 1), flatten(w).abs()
         order = m.argsort(1, descending=True)
-        limit = flat(room(g, low, high)).minimum(eps).masked_fill(m == 0, 0)
+        limit = flatten(room(w, low, high)).minimum(eps).masked_fill(m == 0, 0)
         limit = limit.gather(1, order)
         spent = torch.nn.functional.pad(limit.cumsum(1), (1, 0))[:, :-1]
         share = torch.minimum(limit, (eps - spent).clamp(min=0))
-        return torch.zeros_like(m).scatter(1, order, share).reshape(g.shape) * g.sign()
+        u = torch.zeros_like(m).scatter(1, order, share).reshape(g.shape) * w.sign()
+        return u.to(g.dtype)
+
+
+def _clip_(v: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
+    """v, which is ours, clipped in place: new memory costs more than the arithmetic."""
+    return v if low is None and high is None else v.clamp_(low, high)
+
+
+def _like(generator: torch.Generator | None) -> dict[str, Any]:
+    """What is drawn is float32, on the generator's device, whatever torch's defaults are."""
+    device = generator.device if generator else torch.device("cpu")
+    return {"dtype": torch.float32, "device": device}

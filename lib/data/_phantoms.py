@@ -64,6 +64,11 @@ def fundus_phantoms(
 
     lesions=False: the same eyes, all of them healthy. Outside the mask no pixel differs.
     Raises ValueError for an unknown split, n < 2, size < 16 and seed < 0.
+
+    >>> from lib.data import fundus_phantoms
+    >>> eyes = fundus_phantoms("test", n=10, seed=3)
+    >>> eyes.b.sum().item(), eyes.mask[eyes.b == 0].any().item()
+    (5, False)
     """
     check_split(split, "train", "test")
     for name, value, least in (("n", n, 2), ("size", size, 16), ("seed", seed, 0)):
@@ -76,8 +81,8 @@ def fundus_phantoms(
     b = labels.permutation(n) % 2
     b = b * int(lesions)
     a, mask = _add_lesions(spots, _eyes(eyes, n, size), b)
-    parts = (torch.from_numpy(part) for part in (a, b.astype(np.int64)))
-    return Phantoms(*parts, CLASSES, torch.from_numpy(mask))
+    numbers = torch.from_numpy(b.astype(np.int64))
+    return Phantoms(torch.from_numpy(a), numbers, CLASSES, torch.from_numpy(mask))
 
 
 class _Eyes(NamedTuple):

@@ -24,7 +24,8 @@ from lib.gan._objectives import (
     js_divergence,
     wgan_objective,
 )
-from lib.gan._run import History, RunSettings
+from lib.gan._run import History
+from lib.gan._settings import RunSettings
 from lib.gan._steps import Objective, critic_step, generator_step, training_round
 from lib.gan._targets import DEVIATION, RADIUS, Modes, eight_gaussians, means, modes, spiral
 from lib.gan._training import train_gan, train_wgan

@@ -111,4 +111,4 @@ def js_divergence(p: Tensor | np.ndarray, q: Tensor | np.ndarray) -> float:
     p, q = p.double(), q.double()
     # Not p / ((p + q) / 2): a half of the smallest number is 0.
     terms = [torch.xlogy(v, 2 * v / (p + q)).nan_to_num() for v in (p, q)]
-    return min(max(float(sum(terms).sum()) / 2, 0.0), math.log(2))
+    return min(max(float((terms[0] + terms[1]).sum()) / 2, 0.0), math.log(2))

@@ -10,13 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from lib.gan._checks import (
     OptimizerOf,
@@ -28,43 +26,16 @@ from lib.gan._checks import (
     optimizer_of,
 )
 from lib.gan._networks import Noise
+from lib.gan._settings import ScheduleOf
 from lib.gan._steps import Objective, training_round
 from lib.runs import processes
 from lib.runs.session import Session, require_at_most, require_finite, torch_seeded
 from lib.transport import wasserstein
 
 History = dict[str, list[Any]]
-ScheduleOf = Callable[[Optimizer], LRScheduler]
 
 # The momenta of Gulrajani et al. (2017); fused is one pass over the weights instead of ten.
 ADAM = partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.9), fused=True)
-
-
-class RunSettings(TypedDict, total=False):
-    """How a training is scored, kept and computed: more keywords of train_wgan and train_gan.
-
-    evaluate_every: generator steps between two scores, of which the first is before and the last
-    after the training; None: at most ten and the first, 0: none. samples: the size of the sample
-    that is scored, 500, always from the same noise. target: [m, ...], what it is compared with;
-    None: as many of real, chosen once. schedule: optimizer -> learning rate schedule, of both
-    optimizers, stepped after each generator step; None: constant rates.
-    seed: of every draw, 0; all but the points of a penalty are the same on every device.
-    checkpoint, every, device, precision and progress: as in ``lib.training.fit``. compile: run
-    both networks through ``torch.compile``, though not for a penalty, as it has no second
-    derivatives.
-    """
-
-    evaluate_every: int | None
-    samples: int
-    target: Tensor | None
-    schedule: ScheduleOf | None
-    seed: int
-    checkpoint: str | Path | None
-    every: float
-    device: str | torch.device | None
-    precision: str
-    compile: bool
-    progress: bool | None
 
 
 @dataclass(eq=False)
@@ -127,8 +98,7 @@ class Run:
         self.session = Session(networks, seed=seed, **session)
         self.noise, self.real = noise, real.detach().to(self.session.device)
         for name, network in networks.items():
-            if optimizers[name] is not None:
-                check_optimizer(optimizers[name], name, network)
+            check_optimizer(optimizers[name] or ADAM, name, network)
         self.draws = torch.Generator().manual_seed(seed)
         with torch_seeded(seed, self.session.device):  # where a noise draws from torch's own
             self.scored_noise = check_noise(noise(samples, generator=self.draws), samples)
@@ -147,7 +117,7 @@ class Run:
         self.critic_steps, self.batch_size = critic_steps, batch_size
         self.score_every = -(-steps // 10) if evaluate_every is None else evaluate_every
         self.state = _State(steps)
-        self.settings = {"critic_steps": critic_steps, "batch_size": batch_size}
+        self.settings: dict[str, Any] = {"critic_steps": critic_steps, "batch_size": batch_size}
         self.settings |= {"evaluate_every": evaluate_every, "samples": samples}
 
     def train(self, objective: Objective, rule: Mapping[str, Any]) -> History:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from lib.gan._checks import OptimizerOf
 from lib.gan._networks import Noise
 from lib.gan._objectives import gan_objective, wgan_objective
-from lib.gan._run import History, Run, RunSettings
+from lib.gan._run import History, Run
+from lib.gan._settings import RunSettings
 from lib.lipschitz import normalize_spectrally_
 
 
@@ -64,13 +65,16 @@ def train_wgan(
     objective = wgan_objective(critic, constraint, clip=clip, penalty=penalty, one_sided=one_sided)
     networks = {"generator": generator, "critic": critic}
     optimizers = {"generator": generator_optimizer, "critic": critic_optimizer}
-    counts = {"steps": steps, "critic_steps": critic_steps, "batch_size": batch_size}
+    spectral = constraint == "spectral"
     run = Run(
-        *(networks, real, noise, optimizers),
-        prepare=(lambda: normalize_spectrally_(critic, real.shape[1:]))
-        if constraint == "spectral"
-        else None,
-        **counts,
+        networks,
+        real,
+        noise,
+        optimizers,
+        prepare=(lambda: normalize_spectrally_(critic, real.shape[1:])) if spectral else None,
+        steps=steps,
+        critic_steps=critic_steps,
+        batch_size=batch_size,
         **settings,
     )
     numbers = {"clip": {"clip": clip}, "penalty": {"penalty": penalty, "one_sided": one_sided}}
@@ -107,6 +111,15 @@ def train_gan(
     objective = gan_objective(loss)
     networks = {"generator": generator, "critic": discriminator}
     optimizers = {"generator": generator_optimizer, "critic": critic_optimizer}
-    counts = {"steps": steps, "critic_steps": critic_steps, "batch_size": batch_size}
-    run = Run(networks, real, noise, optimizers, **counts, **settings, logits=True)
+    run = Run(
+        networks,
+        real,
+        noise,
+        optimizers,
+        logits=True,
+        steps=steps,
+        critic_steps=critic_steps,
+        batch_size=batch_size,
+        **settings,
+    )
     return run.train(objective, {"loss": loss})

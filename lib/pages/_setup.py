@@ -11,7 +11,12 @@ def setup() -> torch.device:
     """One thread, the house style of figures, and the device that the page computes on.
 
     The device is the CPU, or what the environment variable COURSE_DEVICE names, for example
-    ``COURSE_DEVICE=cuda``. Raises RuntimeError when that device is not at hand.
+    ``COURSE_DEVICE=cuda``. Matplotlib's backend stays, so that what a reader plots is shown.
+    Raises RuntimeError when that device is not at hand.
+
+    >>> from lib.pages import setup
+    >>> setup().type in ("cpu", "cuda", "mps")
+    True
     """
     from lib.pages import plots
 

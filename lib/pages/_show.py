@@ -29,6 +29,7 @@ def _code(function: Callable) -> str:
     """The definition of a function, its docstring and decorators left out."""
     lines = textwrap.dedent(inspect.getsource(function)).splitlines()
     [tree] = ast.parse("\n".join(lines)).body
+    assert isinstance(tree, ast.FunctionDef)
     documented = ast.get_docstring(tree) is not None
     kept = lines[tree.lineno - 1 : tree.body[0].lineno - 1]  # up to the docstring or the body
     first = tree.body[0].end_lineno if documented else tree.body[0].lineno - 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,6 +25,11 @@ def check(
     that makes that mistake. Results are numbers, booleans, tensors, arrays, or tuples of these;
     x agrees with y where ``|x − y| <= tolerance · (1 + |y|)``. Errors in answer are printed.
     Raises ValueError for cases that are no tuples, and for a slip that no case tells from right.
+
+    >>> from lib.pages import exercises
+    >>> slips = {"the square of x, not its double.": lambda x: x**2}
+    >>> exercises.check(lambda x: x * x, lambda x: 2 * x, [(1.0,), (3.0,)], slips=slips)
+    Not yet: the square of x, not its double.
     """
     if not cases or not all(isinstance(case, tuple) for case in cases):
         raise ValueError("cases must be one tuple of arguments or more: write (x,) for one x")
@@ -65,6 +71,13 @@ def check(
 def sealed(check: Callable) -> Callable:
     """A check with the names of its notebook as they are now: what a reader defines later under the
     name of one of its helpers, even the answer itself, does not change it. A decorator.
+
+    >>> from lib.pages import exercises
+    >>> right = abs
+    >>> check_size = exercises.sealed(lambda answer: exercises.check(answer, right, [(-2,)]))
+    >>> right = None
+    >>> check_size(lambda x: -x)
+    Right: agrees with the check on 1 case.
     """
     names = dict(check.__globals__)
 
@@ -78,14 +91,14 @@ def sealed(check: Callable) -> Callable:
     for name, value in check.__globals__.items():
         if isinstance(value, FunctionType) and value.__globals__ is check.__globals__:
             names[name] = copy_of(value)
-    return copy_of(check)
+    return copy_of(cast(FunctionType, check))
 
 
-def _call(function: Callable, case: tuple) -> object:
+def _call(function: Callable, case: tuple) -> Any:
     return _plain(function(*copy.deepcopy(case)))
 
 
-def _plain(x: object) -> object:
+def _plain(x: Any) -> Any:
     """Numbers and tensors as arrays, lists as tuples, anything else as it is."""
     if isinstance(x, tuple | list):
         return tuple(map(_plain, x))
@@ -95,7 +108,7 @@ def _plain(x: object) -> object:
     return array if array.dtype.kind in "biuf" else x
 
 
-def _kind(x: object) -> str:
+def _kind(x: Any) -> str:
     if isinstance(x, tuple):
         return f"a tuple of {len(x)}"
     if not isinstance(x, np.ndarray):
@@ -104,7 +117,7 @@ def _kind(x: object) -> str:
     return f"{word}s of shape {list(x.shape)}" if x.ndim else f"a {word}"
 
 
-def _difference(x: object, y: object, tolerance: float) -> str:
+def _difference(x: Any, y: Any, tolerance: float) -> str:
     """How x differs from y, in one line; empty where they agree. NaN and objects never agree."""
     if isinstance(x, Exception):
         line = str(x).partition("\n")[0]
@@ -127,7 +140,7 @@ def _difference(x: object, y: object, tolerance: float) -> str:
     return f"got {_show(x, digits)}{where}, expected {_show(y, digits)}"
 
 
-def _stacked(x: tuple, y: np.ndarray) -> object:
+def _stacked(x: tuple, y: np.ndarray) -> Any:
     """x, the numbers of a list or tuple, as one array if it has the shape of y; else x."""
     try:
         array = np.array(x)
@@ -136,11 +149,11 @@ def _stacked(x: tuple, y: np.ndarray) -> object:
     return array if array.shape == y.shape and array.dtype.kind in "biuf" else x
 
 
-def _show(x: object, digits: int = 4) -> str:
+def _show(x: Any, digits: int = 4) -> str:
     if isinstance(x, tuple):
         return f"({', '.join(_show(part, digits) for part in x)})"
     if not isinstance(x, np.ndarray | np.generic) or x.size > 8:
         return _kind(x)
     if x.ndim:
-        return f"[{', '.join(_show(row, digits) for row in x)}]"
-    return str(x) if x.dtype == bool else f"{x + 0:.{digits}g}"
+        return f"[{', '.join(_show(row, digits) for row in np.asarray(x))}]"
+    return str(x) if x.dtype == bool else f"{x.item() + 0:.{digits}g}"

@@ -99,7 +99,7 @@ def _html(
     listed = [["" if i == first else picture, text] for i, (picture, text) in enumerate(drawn)]
     sizes = [len(choices) for choices in controls.values()]
     state = {"frames": listed, "sizes": sizes, "names": list(names), "still": first}
-    data = json.dumps(state).replace("</", r"<\/")
+    data = json.dumps(state).replace("<", r"\u003c")
     return (
         f'<figure class="frames"><img src="{source}" alt="{escape(alt)}">'
         f"<figcaption hidden>{' '.join(parts)}</figcaption>"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -21,10 +21,15 @@ SKY, AMBER, BLACK, GRAY = "#56b4e9", "#e69f00", "#222222", "#8a8a8a"
 
 
 def use_style() -> None:
-    """Set matplotlib to the house style, for the rest of the session."""
-    import matplotlib
+    """Set matplotlib to the house style, for the rest of the session.
 
-    matplotlib.use("agg")
+    >>> import matplotlib
+    >>> from lib.pages import plots
+    >>> plots.use_style()
+    >>> matplotlib.rcParams["figure.figsize"]
+    [7.2, 3.2]
+    """
+    import matplotlib
     from cycler import cycler
 
     colors = [BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER, BLACK]
@@ -58,6 +63,11 @@ def show(figure: Figure, alt: str) -> None:
     alt is at least a sentence that says what the figure shows, for those who cannot see it.
     It is also the output's plain text, so that a changed number in it shows in the checks.
     Raises ValueError for an alt text that is no sentence.
+
+    >>> import matplotlib.pyplot as plt
+    >>> from lib.pages import plots
+    >>> figure, axes = plt.subplots()
+    >>> plots.show(figure, "An empty frame, from 0 to 1 on both axes.")  # doctest: +SKIP
     """
     import matplotlib.pyplot as plt
     from IPython.display import display
@@ -76,6 +86,7 @@ def show(figure: Figure, alt: str) -> None:
 def checked_alt(alt: str) -> str:
     """The alt text on one line; ValueError unless it is at least a sentence.
 
+    >>> from lib.pages.plots import checked_alt
     >>> checked_alt("A line\\n  that climbs to the right.")
     'A line that climbs to the right.'
     """
@@ -88,18 +99,32 @@ def checked_alt(alt: str) -> str:
 def digit(axes: Axes, a: Tensor, title: str = "", *, color: str = BLACK, limit: float = 0) -> None:
     """Draw one image [1, h, w]: pixels in [0, 1], or a perturbation in [−limit, limit].
 
-    A perturbation is drawn from blue (darker) over white to red (brighter).
+    A perturbation is drawn from blue (darker) over white to red (brighter). limit: 0 for pixels.
+
+    >>> import matplotlib.pyplot as plt
+    >>> from lib import data
+    >>> from lib.pages import plots
+    >>> plots.digit(plt.figure().subplots(), data.digits("test").a[0], "a digit")
+    >>> plt.close()
     """
     axes.grid(False)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(True)
-    colors = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit} if limit else {"vmin": 0, "vmax": 1}
-    axes.imshow(a.detach().cpu().squeeze(0), **colors)
+    low, cmap = (-limit, "RdBu_r") if limit else (0.0, None)
+    axes.imshow(a.detach().cpu().squeeze(0).numpy(), cmap=cmap, vmin=low, vmax=limit or 1.0)
     axes.set_title(title, color=color, loc="center", fontsize="medium")
 
 
-def spread(axes: Axes, x: Sequence[float], runs: Tensor, label: str, **line: object) -> None:
-    """Draw the mean of runs [seeds, points] over x, and a band from the least to the greatest."""
+def spread(axes: Axes, x: Sequence[float], runs: Tensor, label: str, **line: Any) -> None:
+    """Draw the mean of runs [seeds, points] over x, and a band from the least to the greatest.
+
+    >>> import matplotlib.pyplot as plt, torch
+    >>> from lib.pages import plots
+    >>> plots.spread(plt.figure().subplots(), [0, 1], torch.tensor([[2.0, 1], [4, 1]]), "loss")
+    >>> plt.gca().lines[0].get_ydata().tolist()
+    [3.0, 1.0]
+    >>> plt.close()
+    """
     [drawn] = axes.plot(x, runs.mean(0), label=label, **line)
     axes.fill_between(
         x, runs.amin(0), runs.amax(0), color=drawn.get_color(), alpha=0.2, linewidth=0

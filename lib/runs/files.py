@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 
 
-def write_whole(path: str | os.PathLike[str], *parts: bytes, suffix: str = ".partial") -> None:
+def write_whole(
+    path: str | os.PathLike[str], *parts: bytes | memoryview, suffix: str = ".partial"
+) -> None:
     """Write bytes so that under the name is the old file or the new one, never a part of one.
 
     They go to ``<path><suffix>`` in the same folder, reach the disk (fsync), and only then take

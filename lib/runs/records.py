@@ -42,6 +42,10 @@ def load(name: str, folder: str | Path = FOLDER) -> dict[str, Any] | None:
     """The record of this name, or None if there is none: it is shown as missing.
 
     Raises ValueError for a file that is damaged, or of another format than this version's.
+
+    >>> from lib.runs import records
+    >>> records.load("not-measured") is None
+    True
     """
     path = Path(folder) / f"{name}.json"
     if not path.exists():
@@ -70,6 +74,14 @@ def save(
     data: the SHA-256 of each file that was read, none for synthetic data. origin: of ``origin()``.
 
     Raises ValueError for no result, and for numbers that are not finite.
+
+    >>> import tempfile
+    >>> from lib.runs import records
+    >>> rows = {"ours": [{"seed": 0, "error": 0.1}, {"seed": 1, "error": 0.3}]}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = records.save("demo", {}, rows, {}, records.origin(), folder)
+    ...     round(records.load("demo", folder)["summary"]["ours"]["error"]["mean"], 3)
+    0.2
     """
     if not results or not all(results.values()):
         raise ValueError("a record needs at least one variant, and a row for each of them")
@@ -106,7 +118,13 @@ def picture(pixels: Tensor) -> str:
 
 
 def pixels(text: str) -> Tensor:
-    """The bytes [h, w] of a ``picture``. Raises ValueError for a text that is none."""
+    """The bytes [h, w] of a ``picture``. Raises ValueError for a text that is none.
+
+    >>> from lib.runs import records
+    >>> gray = torch.zeros(4, 6, dtype=torch.uint8)
+    >>> records.pixels(records.picture(gray)).shape
+    torch.Size([4, 6])
+    """
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -117,12 +135,22 @@ def pixels(text: str) -> Tensor:
 
 
 def origin() -> dict[str, Any]:
-    """Where results come from: the machine, the number of processes, and the commit."""
+    """Where results come from: the machine, the number of processes, and the commit.
+
+    >>> from lib.runs import records
+    >>> sorted(records.origin())
+    ['commit', 'machine', 'processes']
+    """
     return {"machine": machine(), "processes": processes.world_size(), "commit": _commit()}
 
 
 def machine() -> dict[str, Any]:
-    """The processor, the accelerator if there is one, and the versions that results depend on."""
+    """The processor, the accelerator if there is one, and the versions that results depend on.
+
+    >>> from lib.runs import records
+    >>> records.machine()["cores"] >= 1
+    True
+    """
     described = {"processor": _processor(), "cores": os.cpu_count(), "system": platform.system()}
     if torch.cuda.is_available():
         described["accelerator"] = torch.cuda.get_device_name()
@@ -152,7 +180,7 @@ def _version(package: str) -> str:
 
 def _processor() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

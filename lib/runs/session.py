@@ -25,11 +25,10 @@ those before it, the checkpoint is that of an earlier step, and the message says
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from math import isfinite
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -38,6 +37,9 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from lib.runs.checkpoints import Checkpoint, CheckpointError
+from lib.runs.seeds import torch_seeded
+
+__all__ = ["Session", "all_finite", "require_at_most", "require_finite", "torch_seeded"]
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -49,7 +51,9 @@ class Session:
     generators, which the caller finds as they were. device: None is where the first network is.
     precision: "float32", or "bfloat16" by ``autocast``. channels_last: the memory layout of
     kernels. compile: ``compiled`` holds ``torch.compile(network)``; else the networks.
-    checkpoint: a file to go on from if it is there, or None. every: seconds between two saves.
+    checkpoint: a file to go on from if it is there, or None. It is written before the first step,
+    about every ``every`` seconds and at the end. To use a network's weights alone:
+    ``network.load_state_dict(checkpoints.load(path)["model"])``, by its name here.
     progress: show a bar; None shows one on a terminal only.
     Raises ValueError for settings out of range, before anything changes.
 
@@ -83,16 +87,19 @@ class Session:
                 )
         first = next(iter(networks.values()))
         device = device or next(first.parameters()).device
+        layout = torch.channels_last if channels_last else None
         for network in networks.values():
-            network.to(device, memory_format=torch.channels_last if channels_last else None)
-        self.networks, self.seed, self.progress = dict(networks), seed, progress
+            network.to(device, memory_format=layout)  # type: ignore[call-overload]
+        self.networks: dict[str, nn.Module] = dict(networks)
+        self.seed, self.progress = seed, progress
         self.device = next(first.parameters()).device
         self.autocast: AbstractContextManager[Any] = nullcontext()
         if precision == "bfloat16" or torch.amp.is_autocast_available(self.device.type):
             self.autocast = torch.autocast(
                 self.device.type, torch.bfloat16, enabled=precision == "bfloat16"
             )
-        self.compiled = self.networks
+        self._layout = torch.channels_last if channels_last else torch.preserve_format
+        self.compiled: dict[str, Any] = self.networks
         if compile:  # a last minibatch that is shorter is compiled again
             self.compiled = {k: torch.compile(n, dynamic=False) for k, n in networks.items()}
         self.path, self.every = checkpoint, every
@@ -140,6 +147,10 @@ class Session:
         hidden = None if self.progress is None else not self.progress
         return tqdm(total=total, initial=done, unit=unit, disable=hidden)
 
+    def laid_out(self, images: Tensor) -> Tensor:
+        """The images in the memory layout of the kernels."""
+        return images.to(memory_format=self._layout)
+
     @contextmanager
     def step(self, where: str) -> Iterator[None]:
         """One step, that counts only if it leaves every weight finite.
@@ -147,15 +158,16 @@ class Session:
         Else, and for a FloatingPointError of its body, the networks' parameters and buffers are
         put back, and the error says where, and what to try.
         """
-        before = [tensor.detach().clone() for tensor in self._tensors()]
+        weights, buffers = self._tensors()
+        before = [tensor.detach().clone() for tensor in weights + buffers]
         try:
             yield
-            for network in self.networks.values():
-                if not isfinite(greatest(network.parameters())):
-                    raise FloatingPointError("a weight is not finite after a step")
+            if not all_finite(weights):
+                raise FloatingPointError("a weight is not finite after a step")
         except FloatingPointError as error:
+            weights, buffers = self._tensors()  # a layer may have new ones
             with torch.no_grad():
-                for tensor, old in zip(self._tensors(), before, strict=True):
+                for tensor, old in zip(weights + buffers, before, strict=True):
                     tensor.copy_(old)
             rates = {f"{float(o.param_groups[0]['lr']):g}": None for o in self.optimizers}
             path = self.checkpoint.path
@@ -165,30 +177,39 @@ class Session:
                 + (f", and so was the checkpoint {path}" if path else "")
             ) from error
 
-    def _tensors(self) -> list[Tensor]:
+    def _tensors(self) -> tuple[list[Tensor], list[Tensor]]:
         networks = self.networks.values()
-        return [t for network in networks for t in (*network.parameters(), *network.buffers())]
+        weights: list[Tensor] = [p for network in networks for p in network.parameters()]
+        return weights, [buffer for network in networks for buffer in network.buffers()]
 
 
-def require_finite(**numbers: float | Tensor) -> None:
-    """FloatingPointError for a number, or a tensor of one, that is NaN or infinite.
+def require_finite(**numbers: float | Tensor | Sequence[Tensor]) -> None:
+    """FloatingPointError, by its name, for a number or for tensors with NaN or infinity.
 
-    >>> require_finite(loss=torch.tensor(2.0), gradient=float("nan"))
+    >>> require_finite(loss=2.0, gradient=[torch.tensor([1.0, float("nan")])])
     Traceback (most recent call last):
-    FloatingPointError: the gradient is nan
+    FloatingPointError: the gradient is not finite
     """
     for name, number in numbers.items():
-        if not isfinite(number):
-            raise FloatingPointError(f"the {name.replace('_', ' ')} is {float(number)}")
+        if isinstance(number, Tensor):
+            number = float(number) if number.numel() == 1 else [number]
+        if isinstance(number, Sequence) and not all_finite(number):
+            raise FloatingPointError(f"the {name.replace('_', ' ')} is not finite")
+        if isinstance(number, float) and not isfinite(number):
+            raise FloatingPointError(f"the {name.replace('_', ' ')} is {number}")
 
 
-def greatest(tensors: Any) -> float:
-    """The greatest modulus of all entries; NaN if there is one. 0 for no tensors.
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether no entry is NaN or infinite.
 
-    >>> greatest([torch.tensor([1.0, -3.0]), torch.zeros(2)])
-    3.0
+    >>> all_finite([torch.tensor([1.0, -3.0]), torch.full((2,), 1e30)])
+    True
     """
-    return float(get_total_norm([t.detach() for t in tensors], float("inf")))
+    tensors = list(tensors)
+    if isfinite(get_total_norm(tensors)):
+        return True
+    # A square may have been too large.
+    return all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 
 def require_at_most(asked: int, begun: int, unit: str) -> None:
@@ -201,33 +222,3 @@ def require_at_most(asked: int, begun: int, unit: str) -> None:
             f"the checkpoint has begun {unit} {begun}, more than {unit}s={asked}: ask for "
             f"{unit}s={begun} or more, or give another path"
         )
-
-
-@contextmanager
-def torch_seeded(seed: int, device: torch.device) -> Iterator[dict[str, Any]]:
-    """Torch's global generators of the CPU and the device, seeded; at the end as they were.
-
-    Dropout draws from them, and so may a loss or an attack that was given no generator.
-
-    >>> with torch_seeded(3, torch.device("cpu")) as generators:
-    ...     list(generators), torch.initial_seed()
-    (['torch cpu'], 3)
-    """
-    generators: dict[str, Any] = {"torch cpu": torch.default_generator}
-    if device.type in ("cuda", "xpu"):
-        of_type = torch.get_device_module(device).default_generators
-        generators[f"torch {device.type}"] = of_type[device.index or 0]
-    elif device.type == "mps":  # whose one generator is behind functions
-        generators["torch mps"] = SimpleNamespace(
-            manual_seed=torch.mps.manual_seed,
-            get_state=torch.mps.get_rng_state,
-            set_state=torch.mps.set_rng_state,
-        )
-    states = {name: generator.get_state() for name, generator in generators.items()}
-    try:
-        for generator in generators.values():
-            generator.manual_seed(seed)
-        yield generators
-    finally:
-        for name, generator in generators.items():
-            generator.set_state(states[name])

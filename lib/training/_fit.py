@@ -2,18 +2,22 @@
 
 ``fit`` is the loop of slide 23, the same for every *update*: ``update(model, a, b)`` sets each
 parameter's ``.grad`` for one minibatch and returns the loss. The updates stand beside it.
-A run that is killed goes on from its checkpoint.
+
+A run that is killed at any moment and started again with the same arguments ends with the weights
+and the history, bit for bit on a CPU, of one that was not. With more epochs, a finished run goes
+on. Under torchrun each process takes its rows of every minibatch, and the run is that of one
+process up to rounding (lib.runs.processes).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -21,13 +25,14 @@ from lib.data import Images
 from lib.models import predict
 from lib.runs import processes
 from lib.runs.session import Session
-from lib.training._state import Sampler, TrainingState
+from lib.training._state import Evaluate, Sampler, TrainingState
+from lib.training._updates import Gradient
 
 
 def fit(
     model: nn.Module,
     data: Images,
-    update: Callable[[nn.Module, Tensor, Tensor], Tensor],
+    update: Gradient,
     *,
     epochs: int,
     batch_size: int = 100,
@@ -37,7 +42,7 @@ def fit(
     schedule: Callable[[Optimizer], LRScheduler] | None = None,
     schedule_each: str = "epoch",
     sampler: Sampler | None = None,
-    evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+    evaluate: Evaluate | None = None,
     checkpoint: str | Path | None = None,
     every: float = 60.0,
     device: str | torch.device | None = None,
@@ -48,83 +53,59 @@ def fit(
 ) -> dict[str, list[float]]:
     """Minibatch training, the loop of slide 23, by default with Adam (Kingma and Ba, 2015).
 
-    Every epoch visits every image once, in a new order; the last minibatch may be smaller. The
-    model is in training mode during the updates and in evaluation mode afterwards. The same
-    seed gives the same weights, bit for bit on a CPU: it sets the order, and torch's global
-    generators (from which dropout draws), which the caller finds as they were.
+    Every epoch visits every image once, in a new order that depends on the seed alone; the last
+    minibatch may be smaller. The model is in training mode during the updates, and afterwards in
+    evaluation mode.
 
-    optimizer: parameters -> optimizer, such as ``partial(torch.optim.SGD, lr=0.1)``; None: Adam
-    with ``lr``. schedule: optimizer -> learning rate schedule, stepped after each epoch, or with
-    ``schedule_each="minibatch"`` after each of these.
-    sampler: draws each minibatch; an epoch is then ``ceil(n / batch_size)`` draws.
-    evaluate: model (in evaluation mode) -> numbers for the history, at each epoch's end; None:
-    ``{"accuracy": accuracy(model, data)}``. It must not change what the training depends on.
-    checkpoint: a file to go on from if it is there. It is written before the first step, about
-    every ``every`` seconds and at the end. A run killed at any moment and started again with the
-    same arguments ends with the weights and the history, bit for bit on a CPU, of one that was
-    not. With more epochs, a finished run goes on. To use the weights alone:
-    ``model.load_state_dict(checkpoints.load(path)["model"])``.
-    device: where to train (None: where the model is); the model stays there.
-    precision: of the updates, "float32", or "bfloat16" by autocast. channels_last: the memory
-    layout of images and kernels. compile: run the updates on ``torch.compile(model)``.
-    progress: show a bar with the time left; None shows one on a terminal only.
-    Under torchrun each process takes its share of every minibatch, and the run is that of one
-    process up to rounding (lib.runs.processes): images and batch_size must be multiples of their
-    number.
+    optimizer: parameters -> optimizer, as ``partial(torch.optim.SGD, lr=0.1)``; None: Adam with lr.
+    schedule: optimizer -> learning rates; it steps after each schedule_each, "epoch" or
+    "minibatch". sampler: draws each of an epoch's ``ceil(n / batch_size)`` minibatches. evaluate:
+    model -> numbers at each epoch's end, which must not change what the training depends on;
+    None: ``{"accuracy": accuracy(model, data)}``.
+    seed, checkpoint, every, device, precision, channels_last, compile, progress: see runs.Session.
 
-    Returns ``{"loss": [...], "accuracy": [...]}``, one value an epoch: the mean over the images
-    of the loss that update returned, and what evaluate says.
+    Returns {"loss": [...], "accuracy": [...]}, of each epoch the mean loss over the images and
+    what evaluate says. Raises ValueError for settings out of range; CheckpointError for one that
+    is damaged or of another run; FloatingPointError for a number or weight that is not finite and
+    for a loss above 1000 times the first one (or 1000), with the weights before that step.
 
-    Raises ValueError for settings out of range; CheckpointError for a checkpoint that is damaged
-    or of other settings, data or model; and FloatingPointError as soon as a loss, a gradient or
-    a weight is not finite, or a minibatch's loss is above 1000 times the run's first one (or
-    above 1000, if that was below 1). The model is then as before that step, and the checkpoint
-    remains that of an earlier one.
+    >>> from lib import data, models
+    >>> from lib.training import erm
+    >>> history = fit(models.mlp(), data.digits()[:500], erm(), epochs=2)
+    >>> history["loss"][1] < history["loss"][0]
+    True
     """
     _check(data, epochs=epochs, batch_size=batch_size, lr=lr, schedule_each=schedule_each)
-    session = Session(
-        {"model": model},
-        seed=seed,
-        device=device,
-        precision=precision,
-        channels_last=channels_last,
-        compile=compile,
-        checkpoint=checkpoint,
-        every=every,
-        progress=progress,
-    )
-    settings = {"update": update, "batch_size": batch_size, "schedule_each": schedule_each}
-    settings |= {"images": data.a, "labels": data.b}
+    where: dict[str, Any] = {"device": device, "precision": precision, "compile": compile}
+    kept: dict[str, Any] = {"checkpoint": checkpoint, "every": every, "progress": progress}
+    session = Session({"model": model}, seed=seed, channels_last=channels_last, **where, **kept)
     data = data.to(session.device)
-    evaluate = evaluate or (lambda model: {"accuracy": accuracy(model, data)})
-    optimizer = _optimizer(model, optimizer or partial(torch.optim.Adam, lr=lr))
-    schedule = schedule and schedule(optimizer)
+    steps = _optimizer(model, optimizer or partial(torch.optim.Adam, lr=lr))
+    rates = None if schedule is None else schedule(steps)
     order = torch.Generator().manual_seed(seed)
-    state = TrainingState(
-        model, data, epochs, batch_size, optimizer, schedule, schedule_each, sampler, order
-    )
-    objects = {"run": state, "optimizer": optimizer, "schedule": schedule, "sampler": sampler}
-    objects["update's state"] = _state_of(update)
-    layout = torch.channels_last if channels_last else torch.preserve_format
+    sizes = epochs, batch_size
+    state = TrainingState(model, data, update, *sizes, steps, rates, schedule_each, sampler, order)
+    with session.resumed(state.objects(), state.described(), {"order": order}):
+        _train(session, state, evaluate or (lambda model: {"accuracy": accuracy(model, data)}))
+    return state.history
 
-    with (
-        session.resumed(objects, settings, {"order": order}),
-        session.bar(epochs, state.epoch, "epoch") as bar,
-    ):
-        while state.epoch < epochs:
+
+def _train(session: Session, state: TrainingState, evaluate: Evaluate) -> None:
+    """The algorithm of slide 23, from line 2 on, in epochs."""
+    with session.bar(state.epochs, state.epoch, "epoch") as bar:
+        while state.epoch < state.epochs:
             while state.batch < state.batches:
                 session.checkpoint.save_if_due()
                 a, b = state.minibatch()  # ii. select a minibatch
                 with session.step(f"epoch {state.epoch + 1}"):
                     with session.autocast:  # i, iii. its mean gradient g
-                        loss = update(session.compiled["model"], a.to(memory_format=layout), b)
+                        loss = state.update(session.compiled["model"], session.laid_out(a), b)
                     state.step(loss)  # iv. x ← x − α g
             state.end_epoch(evaluate)
-            if state.epoch == epochs:
+            if state.epoch == state.epochs:
                 session.checkpoint.save()
             bar.set_postfix({name: f"{of[-1]:.4f}" for name, of in state.history.items()})
             bar.update()
-    return state.history
 
 
 @torch.no_grad()
@@ -185,8 +166,3 @@ def _optimizer(model: nn.Module, make: Callable[[Iterable[nn.Parameter]], Optimi
             "parameters that it is given"
         )
     return optimizer
-
-
-def _state_of(update: Any) -> Any:
-    """What of an update changes from step to step, and so has to be kept."""
-    return update if hasattr(update, "state_dict") else getattr(update, "state", None)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -38,11 +39,7 @@ def risk_gradient(model: nn.Module, a: Tensor, b: Tensor, loss: Loss = cross_ent
     """
     model.zero_grad(set_to_none=True)
     risk = mean_loss(model, a, b, loss)
-    if not risk.requires_grad:
-        raise ValueError(
-            "the loss has no gradient in the model's parameters: the model or the loss detaches "
-            "it, every parameter is frozen, or gradients are switched off"
-        )
+    check_differentiable(risk)
     risk.backward()
     return averaged(model, risk.detach())
 
@@ -112,7 +109,9 @@ def sharpness_aware_gradient(
         return risk_gradient(model, a, b, loss)
 
 
-def mean_loss(model: nn.Module, a: Tensor, b: Tensor, loss: Loss = cross_entropy) -> Tensor:
+def mean_loss(
+    model: Callable[[Tensor], Tensor], a: Tensor, b: Tensor, loss: Loss = cross_entropy
+) -> Tensor:
     """``(1/m) Σ L(h_x(a_i), b_i)`` with its graph; ValueError unless loss gives one value each.
 
     The model gets a copy of a, which it may change.
@@ -131,7 +130,9 @@ def mean_loss(model: nn.Module, a: Tensor, b: Tensor, loss: Loss = cross_entropy
 
 def averaged(model: nn.Module, risk: Tensor) -> Tensor:
     """Every ``.grad``, and the loss, as the mean over the processes' rows of the minibatch."""
-    processes.mean_([p.grad for p in trained_parameters(model) if p.grad is not None] + [risk])
+    if processes.world_size() > 1:
+        trained = trained_parameters(model)
+        processes.mean_([p.grad for p in trained if p.grad is not None] + [risk])
     return risk
 
 
@@ -151,7 +152,7 @@ def shortest(g: Tensor) -> Tensor:
     finite = torch.isfinite(g.sum())
     weights = min_norm_point(g) if finite else torch.full_like(g[:, 0], 1 / len(g))
     with torch.autocast(g.device.type, enabled=False):
-        return weights @ g
+        return cast(Tensor, weights) @ g
 
 
 def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -180,6 +181,24 @@ def split_rows(rows: Tensor, x: Iterable[Tensor]) -> list[Tensor]:
     return [part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
+def check_generator(generator: torch.Generator | None) -> None:
+    """ValueError for a generator of another device than the CPU, where balls draw their points."""
+    if generator is not None and generator.device.type != "cpu":
+        raise ValueError(
+            f"generator must be on the CPU, got one on {generator.device}: its points are drawn "
+            "there and moved, so that they are the same on every device"
+        )
+
+
+def check_differentiable(risk: Tensor) -> None:
+    """ValueError for a loss that does not depend on the parameters."""
+    if not risk.requires_grad:
+        raise ValueError(
+            "the loss has no gradient in the model's parameters: the model or the loss detaches "
+            "it, every parameter is frozen, or gradients are switched off"
+        )
+
+
 def check_attacked(worst: Tensor, a: Tensor) -> None:
     """ValueError unless an attack returned inputs like a."""
     if worst.shape != a.shape:
@@ -190,16 +209,19 @@ def check_attacked(worst: Tensor, a: Tensor) -> None:
 
 @contextmanager
 def searched(model: nn.Module) -> Iterator[None]:
-    """In evaluation mode, and the parameters ask for no gradient: then in training mode again.
+    """In evaluation mode, and the parameters ask for no gradient: then as it was again.
 
     A compiled model's backward pass makes the gradients of all that asks for one.
     """
-    trained = trained_parameters(model)
+    trained, mode = trained_parameters(model), model.training
+    modes = [(layer, layer.training) for layer in model.modules()]
     model.eval().requires_grad_(False)
     try:
         yield
     finally:
-        model.train()
+        model.train(mode)
+        for layer, training in modes:
+            layer.training = training
         for p in trained:
             p.requires_grad_(True)
 

@@ -19,6 +19,8 @@ from lib.attacks import Loss, StepSize, cross_entropy, step_sizes
 from lib.balls import L2
 from lib.training._gradients import (
     averaged,
+    check_differentiable,
+    check_generator,
     gradient_row,
     mean_loss,
     moved,
@@ -79,7 +81,9 @@ def sharpness_aware_gradient_per_sample(
     def one(x: dict[str, Tensor], a: Tensor, b: Tensor) -> Tensor:
         put = {place: x[name] for place, name in places.items()}
         at_x = partial(functional_call, model, put, tie_weights=False)
-        return mean_loss(at_x, a[None], b[None], loss)
+        risk = mean_loss(at_x, a[None], b[None], loss)
+        check_differentiable(risk)
+        return risk
 
     at = torch.func.grad_and_value(one)
     risk = torch.zeros((), device=a.device)
@@ -121,6 +125,7 @@ def ball_stability(
     [1.0, 0.5]
     """
     ball = _ball("eps", eps)
+    check_generator(generator)
     if step_size is None and steps >= 1:
         step_size = [eps * (1 + math.cos(math.pi * i / steps)) for i in range(steps)]
     alphas = step_sizes(0.0 if step_size is None else step_size, steps)
@@ -128,7 +133,8 @@ def ball_stability(
     def gradient(model: nn.Module, a: Tensor, b: Tensor) -> Tensor:
         best = risk_gradient(model, a, b, loss)
         worst, g = [p.grad for p in model.parameters()], gradient_row(model)
-        points, eta = [L2(alpha) for alpha in alphas], torch.zeros_like(g)
+        points: list[L2 | Tensor] = [L2(alpha) for alpha in alphas]
+        eta = torch.zeros_like(g)
         if generator is not None:
             points.insert(0, ball.sample(g.shape, generator).to(g))
         for step in points:

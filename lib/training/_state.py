@@ -18,8 +18,10 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lib.data import Images
 from lib.runs import processes
-from lib.runs.session import greatest, require_at_most, require_finite
+from lib.runs.session import require_at_most, require_finite
+from lib.training._updates import Gradient
 
+Evaluate = Callable[[nn.Module], Mapping[str, float]]
 DIVERGED = 1000  # times the first loss, or times 1 where that was less
 POSITION = ("epoch", "batch", "order", "total", "seen", "limit", "history")
 
@@ -29,6 +31,10 @@ class Sampler(Protocol):
 
     A ``settings``, a mapping, may say what it is; else its attributes do. They are compared when
     a run goes on from its checkpoint.
+
+    >>> from lib.fairness import ClassFocusedSampler
+    >>> len(ClassFocusedSampler(torch.tensor([0, 1, 1])).draw(5))
+    5
     """
 
     def draw(self, n: int) -> Tensor: ...  # indices [n]
@@ -42,6 +48,7 @@ class TrainingState:
 
     model: nn.Module
     data: Images
+    update: Gradient
     epochs: int
     batch_size: int
     optimizer: Optimizer
@@ -66,8 +73,25 @@ class TrainingState:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What of it a checkpoint compares: nothing, as fit names it all."""
+        """What of a position must be as it was: nothing."""
         return {}
+
+    def objects(self) -> dict[str, Any]:
+        """What a checkpoint keeps, besides the model."""
+        state = self.update if hasattr(self.update, "state_dict") else None
+        return {
+            "run": self,
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+            "sampler": self.sampler,
+            "update's state": getattr(self.update, "state", state),
+        }
+
+    def described(self) -> dict[str, Any]:
+        """What must be the same when the run goes on."""
+        settings = {"update": self.update, "batch_size": self.batch_size}
+        settings |= {"schedule_each": self.schedule_each}
+        return settings | {"images": self.data.a, "labels": self.data.b}
 
     def minibatch(self) -> tuple[Tensor, Tensor]:
         """The next one's images and labels; of several processes, this one's rows."""
@@ -85,7 +109,9 @@ class TrainingState:
         """The optimizer's step, and the schedule's; FloatingPointError where the run diverges."""
         value = float(loss.detach())
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        require_finite(loss=value, gradient=greatest(gradients))
+        if not gradients:
+            raise ValueError("update must set .grad of the model's parameters, it set none")
+        require_finite(loss=value, gradient=gradients)
         self.limit = self.limit or DIVERGED * max(1.0, abs(value))
         if abs(value) > self.limit:
             raise FloatingPointError(f"the loss is {value:g} and diverges, above {self.limit:g}")
@@ -95,7 +121,7 @@ class TrainingState:
         self.total, self.seen = self.total + value * self.size, self.seen + self.size
         self.batch += 1
 
-    def end_epoch(self, evaluate: Callable[[nn.Module], Mapping[str, float]]) -> None:
+    def end_epoch(self, evaluate: Evaluate) -> None:
         """Each number's value goes into the history, and the learning rate to its next one."""
         self.model.eval()
         found = evaluate(self.model)

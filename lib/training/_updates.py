@@ -7,7 +7,7 @@
 ===============  ======================================================  ==============
 
 ``update(model, a, b)`` sets every parameter's ``.grad`` for the minibatch a [m, ...], b [m] and
-returns the mean loss, detached. It finds the model in training mode and leaves it so. The steps
+returns the mean loss, detached. It leaves the model in the mode that it was in. The steps
 themselves are in ``_gradients``; those that move the parameters, such as SAM, in
 ``_sharpness_aware``.
 """
@@ -26,7 +26,14 @@ from torch import Tensor, nn
 from lib.attacks import Loss, StepSize, cross_entropy, loss_of, pga, step_sizes
 from lib.balls import Ball
 from lib.runs import processes
-from lib.training._gradients import adversarial_gradient, danskin_gradient, risk_gradient
+from lib.training._gradients import (
+    adversarial_gradient,
+    check_generator,
+    danskin_gradient,
+    risk_gradient,
+)
+
+Gradient = Callable[[nn.Module, Tensor, Tensor], Tensor]  # sets .grad, returns the mean loss
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ class Update:
     'erm'
     """
 
-    gradient: Callable[[nn.Module, Tensor, Tensor], Tensor]
+    gradient: Gradient
     settings: Mapping[str, Any]
     generators: tuple[torch.Generator, ...] = ()
     state: Any = None
@@ -86,8 +93,8 @@ def adversarial(
     points it is a gradient of a lower bound.
 
     attack: (model, a, b) -> inputs like a. It sees the model in evaluation mode, so that batch
-    norm's statistics and dropout take no part in the search; the gradient is then taken in
-    training mode.
+    norm's statistics and dropout take no part in the search; the gradient is then taken in the
+    mode that the model was in, which in fit is training mode.
     generator: passed to the attack, as ``generator=``, if given, on several processes a child of it
     to each; an attack without random numbers needs none.
     Raises ValueError if the attack returns another shape than a's, or the loss another than [m].
@@ -137,10 +144,11 @@ def danskin(
     the k mean losses, without the weight decay.
     watch: is shown the k gradients [k, p] of each step, with the weight decay, to look at.
 
-    The attacks see the model in evaluation mode. The gradients are taken in training mode: batch
-    norm uses the statistics of each attacked minibatch for its own g_i, and its running
-    statistics move once a step, by the first of them. Memory: one minibatch's graph and k rows
-    of p numbers. Raises ValueError for k < 1, steps < 1, a radius a sample, and bad step sizes.
+    The attacks see the model in evaluation mode. The gradients are taken in its own mode, in fit
+    training mode: batch norm then uses the statistics of each attacked minibatch for its own g_i,
+    and its running statistics move once a step, by the first of them. Memory: one minibatch's
+    graph and k rows of p numbers. Raises ValueError for k < 1, steps < 1, a radius a sample, and
+    bad step sizes.
 
     >>> from lib.balls import LInf
     >>> danskin(LInf(0.1), k=2, steps=5).settings["step_size"]
@@ -152,12 +160,17 @@ def danskin(
         raise ValueError(f"eps must be one number for all minibatches, got {list(ball.eps.shape)}")
     if not 0 <= weight_decay < math.inf:
         raise ValueError(f"weight_decay must be finite and >= 0, got {weight_decay}")
+    check_generator(generator)
     if step_size is None:
         step_size = 2.5 * float(ball.eps) / max(steps, 1)
-    search = {"ball": ball, "step_size": step_sizes(step_size, steps), "bounds": bounds}
+    search: dict[str, Any] = {
+        "ball": ball,
+        "step_size": step_sizes(step_size, steps),
+        "bounds": bounds,
+    }
     generator = generator or torch.Generator().manual_seed(0)
     attack = partial(pga_from_random_start, **search, loss=loss, generator=generator)
-    more = {"loss": loss, "weight_decay": weight_decay, "watch": watch}
+    more: dict[str, Any] = {"loss": loss, "weight_decay": weight_decay, "watch": watch}
     gradient = partial(danskin_gradient, attack=attack, k=k, **more)
     settings = {"name": "danskin", **search, "k": k, "weight_decay": weight_decay, "loss": loss}
     return Update(gradient, settings, (generator,))

@@ -1,28 +1,38 @@
-"""Fairness between classes: who pays for the average (slides 25 and 26).
-
-Class-focused online learning (Pethick et al., 2023) trains for the worst class,
-``min_x max_c v_c(x)`` with v_c the robust risk of class c. A bandit chooses the classes while the
-model trains: it draws them, sees the loss of what it drew, and raises the weight of those that
-the model gets wrong.
-
-    ClassFocusedSampler    which classes, and which of their samples, to train on next
-    classwise_accuracy     how each class fares, clean or under attack, with confidence intervals
-"""
+"""The bandit that chooses which classes to train on (slide 26)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from lib.attacks import Function, Loss, robust_accuracy
-from lib.balls import Ball
-from lib.data import Images
+from lib.attacks import Loss
 from lib.models import predict
 from lib.runs import processes
+
+
+def class_focused_step(
+    w: Tensor, classes: Tensor, losses: Tensor, gamma: float, step_size: float
+) -> Tensor:
+    """The bandit's weights after a batch (slide 26, alg-cfol; Auer et al., 2002).
+
+    ``q = softmax(w)``, ``p = gamma / C + (1 − gamma) q``, and for every class c of the batch
+    ``w_c + step_size · Σ loss / p_c``, the sum over the batch's samples of class c.
+
+    w: [C]; classes: int64 [m], drawn from p; losses: [m], for thm-regret in [0, 1]. The quotient
+    makes the sum unbiased: its mean for class c is m times the mean loss of class c, however
+    rarely the class is drawn. Returns new weights [C].
+
+    >>> import torch
+    >>> from lib.fairness import class_focused_step
+    >>> w, losses = torch.zeros(2), torch.tensor([1.0, 0.5])
+    >>> class_focused_step(w, torch.tensor([0, 0]), losses, gamma=0.5, step_size=0.1).tolist()
+    [0.30000001192092896, 0.0]
+    """
+    q = w.softmax(0)
+    p = gamma / len(w) + (1 - gamma) * q
+    return w.index_add(0, classes, step_size * losses / p[classes])
 
 
 class ClassFocusedSampler:
@@ -34,11 +44,20 @@ class ClassFocusedSampler:
         p = gamma / C + (1 − gamma) q               .p, what classes are drawn from
         w_c ← w_c + step_size · Σ loss / p_c        .update, over the batch's samples of class c
 
+    The step is ``class_focused_step``'s.
+
     labels: int64 [n], the class of each training sample, 0 to C − 1.
     gamma: the share of uniform draws, in [0, 1]; no class is drawn more rarely than gamma / C.
     step_size: > 0; losses are summed, so halve it when the batch doubles.
     generator: of the draws (None: seed 0); it, w, q and p (float64) are on the CPU.
     Raises ValueError for a class without a sample and for settings out of range.
+
+    >>> import torch
+    >>> from lib.fairness import ClassFocusedSampler
+    >>> sampler = ClassFocusedSampler(torch.tensor([0, 0, 0, 1]), gamma=0.5, step_size=0.1)
+    >>> sampler.update([1], [1.0])  # class 1 was wrong: w = (0, 0.1 / 0.5)
+    >>> [round(q, 2) for q in sampler.q.tolist()]
+    [0.45, 0.55]
     """
 
     def __init__(
@@ -93,9 +112,7 @@ class ClassFocusedSampler:
     def update(self, classes: Tensor | Sequence[int], losses: Tensor | Sequence[float]) -> None:
         """``w_c += step_size · Σ loss / p_c`` over the batch, with p from before it.
 
-        classes: int64 [m], of samples drawn from p; losses: [m], finite (for thm-regret in
-        [0, 1]). The quotient makes the sum unbiased: its mean for class c is m times the mean
-        loss of class c, however rarely the class is drawn.
+        classes: int64 [m], of samples drawn from p; losses: [m], finite.
         Raises ValueError for anything else, and then changes nothing.
         """
         classes = torch.as_tensor(classes).cpu()
@@ -105,16 +122,16 @@ class ClassFocusedSampler:
                 "needs classes, int64 [m], and one loss for each, got "
                 f"{classes.dtype} {list(classes.shape)} and {list(losses.shape)}"
             )
-        strangers = classes[(classes < 0) | (classes >= len(self.w))]
-        if len(strangers):
-            raise ValueError(f"classes must be 0 to {len(self.w) - 1}, got {strangers.tolist()}")
-        weighted = self.step_size * losses / self.p[classes]
-        if not torch.isfinite(weighted).all():
+        unknown = classes[(classes < 0) | (classes >= len(self.w))]
+        if len(unknown):
+            raise ValueError(f"classes must be 0 to {len(self.w) - 1}, got {unknown.tolist()}")
+        w = class_focused_step(self.w, classes, losses, self.gamma, self.step_size)
+        if not torch.isfinite(w).all():
             raise ValueError(
                 "a loss is not finite, or its class has probability 0: look for NaN in the "
                 "losses, and take gamma > 0"
             )
-        self.w.index_add_(0, classes, weighted)
+        self.w = w
 
     def watch(self, loss: Loss) -> Loss:
         """The same loss, which also feeds the 0-1 losses of the batch that it sees to update.
@@ -145,98 +162,3 @@ class ClassFocusedSampler:
             )
         self._generator.set_state(state["generator"].cpu())
         self.w = w.detach().cpu().clone()
-
-
-@dataclass(frozen=True, eq=False)
-class ClasswiseAccuracy:
-    """How many samples of each class a model gets right (slide 25).
-
-    right, count: int64 [C]; classes: the C names; confidence: of the intervals, in (0, 1)
-    """
-
-    classes: tuple[str, ...]
-    right: Tensor
-    count: Tensor
-    confidence: float = 0.95
-
-    @property
-    def accuracy(self) -> Tensor:
-        """``right / count`` [C], float64, in [0, 1]."""
-        return self.right.double() / self.count
-
-    @property
-    def interval(self) -> Tensor:
-        """[C, 2]: each class's lower and upper end, by Clopper and Pearson (1934).
-
-        It holds the class's true accuracy with at least the given confidence, each class taken
-        alone; for all C at once take 1 − (1 − confidence) / C.
-        """
-        from scipy.stats import binomtest
-
-        pairs = zip(self.right.tolist(), self.count.tolist(), strict=True)
-        ends = [binomtest(*pair).proportion_ci(self.confidence, "exact") for pair in pairs]
-        return torch.tensor([[end.low, end.high] for end in ends], dtype=torch.float64)
-
-    @property
-    def average(self) -> float:
-        """The accuracy over all samples."""
-        return int(self.right.sum()) / int(self.count.sum())
-
-    @property
-    def worst(self) -> float:
-        """The accuracy of the class with the lowest."""
-        return float(self.accuracy.min())
-
-    @property
-    def gap(self) -> float:
-        """The highest accuracy of a class minus the lowest."""
-        return float(self.accuracy.max()) - self.worst
-
-
-def classwise_accuracy(
-    model: Function,
-    data: Images,
-    ball: Ball | None = None,
-    *,
-    confidence: float = 0.95,
-    batch_size: int = 500,
-    **attack_settings: Any,
-) -> ClasswiseAccuracy:
-    """The accuracy of each class: clean (ball None), or robust under an attack (slide 25).
-
-    ball, attack_settings: those of ``attacks.robust_accuracy``, which counts a sample as right
-    when no point of the attack is misclassified. The model must be in evaluation mode.
-    confidence: of the intervals, in (0, 1).
-    Raises ValueError for a class without a sample, which has no accuracy, for attack settings
-    without a ball, and as ``robust_accuracy`` does.
-    """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be in (0, 1), got {confidence}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be >= 1, got {batch_size}")
-    if ball is None and attack_settings:
-        raise ValueError(f"{', '.join(attack_settings)} are an attack's: give its ball too")
-    if isinstance(model, torch.nn.Module) and any(part.training for part in model.modules()):
-        raise ValueError("the model is in training mode: call model.eval() first")
-    count = data.b.cpu().bincount(minlength=len(data.classes))
-    if not count.all():
-        empty = data.classes[int(count.argmin())]
-        raise ValueError(f"class {empty!r} has no sample: choose data that hold every class")
-
-    right = []
-    for c in range(len(count)):
-        of_c = (data.b == c).nonzero().squeeze(1)
-        a, b = data.a[of_c], data.b[of_c]
-        if ball is None:
-            right.append(_right(model, a, b, batch_size))
-        else:
-            part = ball.part(of_c)
-            share = robust_accuracy(model, a, b, part, batch_size=batch_size, **attack_settings)
-            right.append(round(share * len(b)))
-    return ClasswiseAccuracy(data.classes, torch.tensor(right), count, confidence)
-
-
-@torch.no_grad()
-def _right(model: Function, a: Tensor, b: Tensor, batch_size: int) -> int:
-    batches = zip(a.split(batch_size), b.split(batch_size), strict=True)
-    return sum(int((predict(model(x)) == y).sum()) for x, y in batches)
