@@ -419,6 +419,23 @@ def test_the_record_of_the_points_has_the_settings_of_the_code_and_enough_seeds(
     assert settings["seeds"] >= 3 and record["results"].keys() == {*module.GAMES, "target"}
 
 
+def test_the_record_of_slide_25_names_its_size_and_its_worst_class_pays():
+    """In each seed, under attack, the worst class is 10 points or more below the average."""
+    record = records.load("training-cifar10")
+    config = import_module("experiments.training_cifar10").Config.of_size("small")
+    settings, results = record["settings"], record["results"]
+    assert settings.keys() == config.described().keys()
+    assert [settings[name] for name in ("size", "network", "second")] == ["small", "cnn", "resnet8"]
+    assert [row["seed"] for row in results["standard"]] == list(range(settings["seeds"]))
+    for variant in ("adversarial", "resnet8-adversarial"):
+        for row in results[variant]:
+            assert row["robust_worst"] == min(row["robust_classes"]) <= row["robust"] - 0.1
+            for share, (low, high) in zip(
+                row["robust_classes"], row["robust_intervals"], strict=True
+            ):
+                assert 0 <= low <= share <= high <= 1
+
+
 @pytest.mark.parametrize("name", command.MODULES)
 def test_the_help_names_every_setting(name, capsys):
     with pytest.raises(SystemExit) as end:
