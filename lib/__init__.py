@@ -15,9 +15,10 @@
 ``data``        digits, MNIST, CIFAR-10, RetinaMNIST, phantoms              slides 10, 22, 24, 25
 ``runs``        what any long run needs: session, checkpoints, processes, records
 ``pages``       what a page of the book uses: set-up, plots, exercises
+``checks``      what functions of every wing refuse, each in one sentence
 ==============  ==========================================================  ====================
 
 A wing's ``__init__`` hands out what users call; files that begin with an underscore are for those
 who maintain it. Imports run one way, down this order: pages; training, gan, sharpness; danskin,
-fairness; data, attacks, lipschitz; games, transport, balls, models, runs.
+fairness; data, attacks, lipschitz; games, transport, balls, models, runs; checks.
 """

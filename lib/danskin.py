@@ -25,6 +25,7 @@ from scipy.optimize import nnls
 from torch import Tensor, nn
 
 from lib.attacks import Loss, cross_entropy
+from lib.checks import check_losses, check_tensor
 
 Array = NDArray[np.float64]
 COLUMNS = 2**14  # of the matrix [k, p] that are held in float64 at a time
@@ -45,6 +46,7 @@ def directional_derivative(gradients: Tensor, d: Tensor) -> Tensor:
     -2.0
     """
     _check(gradients)
+    check_tensor("d", d)
     if d.shape != gradients.shape[1:] or d.dtype != gradients.dtype:
         raise ValueError(
             f"d must be {gradients.dtype} [{gradients.shape[1]}] like the gradients' rows, "
@@ -145,16 +147,12 @@ def gradients(
     losses, buffers = rows.new_empty(len(inputs)), []
     for i, a in enumerate(inputs):
         with torch.enable_grad():
-            values = loss(model(a), b)
-            if values.shape != b.shape:
-                raise ValueError(
-                    f"loss must return one value a sample, {list(b.shape)}, "
-                    f'got {list(values.shape)}: use reduction="none"'
-                )
+            values = loss(model(a.clone()), b)  # which may change its input
+            check_losses(values, b)
             value = values.mean()
             if not value.requires_grad:
                 raise ValueError(
-                    "the loss has no gradient in the parameters: is the model's output detached?"
+                    "the loss has no gradient in the parameters: look for detach and no_grad"
                 )
             found = torch.autograd.grad(value, parameters, materialize_grads=True)
         torch.cat([g.reshape(-1) for g in found], out=rows[i])
@@ -230,6 +228,7 @@ def _scale(peak: float) -> float:
 
 def _check(gradients: Tensor) -> float:
     """The largest absolute entry, or ValueError."""
+    check_tensor("gradients", gradients)
     if gradients.dim() != 2 or 0 in gradients.shape or not gradients.is_floating_point():
         raise ValueError(
             "gradients must be floats [k, p], one row for each maximizer, k and p >= 1, "

@@ -19,11 +19,18 @@ is no finite float tensor. Iterates that diverge are returned as they are, infin
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+
+from lib.checks import (
+    check_counts,
+    check_floats,
+    check_function,
+    check_number,
+    in_place_refused,
+)
 
 Phi = Callable[[Tensor, Tensor], Tensor]
 Point = tuple[Tensor, Tensor]
@@ -132,15 +139,28 @@ def optimistic_gradient(
 
 def _field(phi: Phi, x: Tensor, y: Tensor) -> Point:
     """``F = (∇ₓΦ, −∇ᵧΦ)``; zero in what phi does not depend on."""
+    check_function("phi", phi, "lambda x, y: x * y")
     with torch.enable_grad():
         x, y = x.detach().requires_grad_(), y.detach().requires_grad_()
-        value = phi(x, y)
+        with in_place_refused("phi", x), in_place_refused("phi", y):
+            value = phi(x, y)
         if not torch.is_tensor(value) or value.dim():
             raise ValueError(f"phi must return a scalar tensor, got {value!r}")
         if not value.requires_grad:
             return torch.zeros_like(x), torch.zeros_like(y)
         gx, gy = torch.autograd.grad(value, (x, y), materialize_grads=True)
     return gx, -gy
+
+
+def _check_projection(project: Project, x: Tensor, y: Tensor) -> None:
+    """ValueError unless project returns a point like the start."""
+    point = project(x.detach().clone(), y.detach().clone())
+    pair = isinstance(point, tuple | list) and len(point) == 2 and all(map(torch.is_tensor, point))
+    if not pair or [c.shape for c in point] != [x.shape, y.shape]:
+        raise ValueError(
+            f"project must return (x, y) of shapes {list(x.shape)} and {list(y.shape)}, got "
+            f"{[list(c.shape) for c in point] if pair else type(point).__name__}"
+        )
 
 
 def _iterate(
@@ -153,14 +173,15 @@ def _iterate(
 ) -> Point:
     """All iterates of step, each projected, or ValueError for a bad start or setting."""
     h = tuple(step_size) if isinstance(step_size, tuple | list) else (step_size, step_size)
-    if len(h) != 2 or not all(0 < float(s) < math.inf for s in h):
-        raise ValueError(f"step_size must be finite and > 0, one or a pair, got {step_size}")
-    if steps < 1:
-        raise ValueError(f"steps must be >= 1, got {steps}")
-    for name, start in (("x0", x0), ("y0", y0)):
-        floats = torch.is_tensor(start) and start.is_floating_point()
-        if not floats or not torch.isfinite(start).all():
-            raise ValueError(f"{name} must be a float tensor without NaN or infinity, got {start}")
+    if len(h) != 2:
+        raise ValueError(f"step_size must be a number or a pair, got {step_size}")
+    for size in h:
+        check_number("step_size", size, positive=True)
+    check_counts(steps=steps)
+    check_floats("x0", x0)
+    check_floats("y0", y0)
+    if project:
+        _check_projection(project, x0, y0)
     with torch.inference_mode(False):
         xs, ys = [x0.detach().clone()], [y0.detach().clone()]
         for _ in range(steps):

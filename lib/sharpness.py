@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lib.attacks import Loss, cross_entropy
-from lib.data import Images
+from lib.checks import check_counts, check_floats, check_losses
+from lib.data import Images, check_images
 
 Array = NDArray[np.float64]
 BASIS = 3  # Lanczos vectors between two restarts: few, as each is as large as the model
@@ -93,9 +94,8 @@ def largest_eigenvalue(
 
 def _check(data: Images, iterations: int, batch_size: int, tolerance: float) -> None:
     """ValueError for settings out of range."""
-    for name, setting in (("iterations", iterations), ("batch_size", batch_size)):
-        if setting < 1:
-            raise ValueError(f"{name} must be >= 1, got {setting}")
+    check_images(data)
+    check_counts(iterations=iterations, batch_size=batch_size)
     if not 0 < tolerance < 1:
         raise ValueError(f"tolerance must be in (0, 1), got {tolerance}")
     if len(data) == 0:
@@ -158,7 +158,8 @@ def hessian_product(
     ``H v = ∇⟨∇R_n(x), v⟩``. The graph of the gradient is kept if there is one batch: a product
     then takes about the time of a gradient; with several it is made anew each time. The
     model is taken in the mode that it is in.
-    Raises ValueError for a loss that does not return one value a sample.
+    Raises ValueError for a loss that does not return one value a sample, and the product for a v
+    of another length or type, or with NaN.
 
     >>> import torch
     >>> from lib.data import Images
@@ -171,15 +172,12 @@ def hessian_product(
     x = _trained_parameters(model)
     a, b = data.a.to(x[0].dtype), data.b
     batches = list(zip(a.split(batch_size), b.split(batch_size), strict=True))
+    size = sum(p.numel() for p in x)
 
     def gradient(a: Tensor, b: Tensor) -> Tensor:
         with torch.enable_grad():
-            losses = loss(model(a), b)
-            if losses.shape != b.shape:
-                raise ValueError(
-                    f"loss must return one value a sample, {list(b.shape)}, "
-                    f'got {list(losses.shape)}: use reduction="none"'
-                )
+            losses = loss(model(a.clone()), b)  # which may change its input
+            check_losses(losses, b)
             risk = losses.mean() * (len(b) / len(data))
             parts = torch.autograd.grad(risk, x, create_graph=True, materialize_grads=True)
             return torch.cat([part.flatten() for part in parts])
@@ -187,6 +185,12 @@ def hessian_product(
     kept = gradient(*batches[0]) if len(batches) == 1 else None
 
     def product(v: Tensor) -> Tensor:
+        check_floats("v", v)
+        if v.shape != (size,) or v.dtype != x[0].dtype:
+            raise ValueError(
+                f"v must be {x[0].dtype} [{size}], got {v.dtype} {list(v.shape)}: give one number "
+                "for each trained parameter"
+            )
         total = torch.zeros_like(v)
         for batch in batches:
             g = gradient(*batch) if kept is None else kept

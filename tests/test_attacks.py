@@ -509,6 +509,31 @@ class Bowl(nn.Module):
         return torch.stack([0 * score, score], 1)
 
 
+def test_an_input_stays_where_its_loss_is_lower_though_the_class_changes():
+    """Ten classes nearly even, at the input, and one against one at the other end."""
+
+    def model(a):
+        x = a.sum(1, keepdim=True)
+        return torch.cat([0 * x, 0.5 * x - 1e-3, *[-0.1 - 9 * x] * 8], 1)
+
+    a, b = torch.zeros(1, 1), torch.tensor([0])
+    assert cross_entropy(model(a + 1), b) < cross_entropy(model(a), b)
+    assert robust_accuracy(model, a, b, LInf(1.0)) == 0
+    assert torch.equal(attack(model, a, b, LInf(1.0)), a)
+
+
+def test_inputs_that_a_rounding_put_outside_are_moved_back():
+    net, a, b = problem(dtype=torch.float32)
+    for outside in (a * (1 + 1e-6), a - 5e-7):
+        assert outside.max() > 1 or outside.min() < 0
+        before = outside.clone()
+        z = attack(net, outside, b, LInf(0.1))
+        assert ((z >= 0) & (z <= 1)).all() and torch.equal(outside, before)
+        assert 0 <= robust_accuracy(net, outside, b, LInf(0.1)) <= 1
+    with pytest.raises(ValueError, match=r"got \[0, 1.00001"):
+        attack(net, a * (1 + 1e-5), b, LInf(0.1))
+
+
 def test_restarts_keep_the_worst_and_not_the_last():
     for seed in range(3):
         net, a, b = problem(n=40, seed=seed)
@@ -615,9 +640,10 @@ def test_inputs_that_require_a_gradient_are_attacked_like_others(Ball):
 
 
 def test_the_model_is_left_as_it_was_found():
-    net = nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)
-    )
+    with models.weights_from(0):
+        net = nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)
+        )
     net[1].running_mean.uniform_(0, 1, generator=torch.Generator().manual_seed(0))
     net.eval()
     net[0].weight.requires_grad_(False)
@@ -895,6 +921,9 @@ def test_where_a_loss_is_flat_the_margin_is_climbed(masked, Ball, eps):
     def plain(logits, b):  # in float32 flat where the logits are large
         return nn.functional.cross_entropy(logits, b, reduction="none")
 
+    sure = margin(net(a), b) < -3
+    near = attack(net, a[sure], b[sure], Ball(eps / 20), loss=hinge)  # between equal losses of 0
+    assert (margin(net(near), b[sure]) > margin(net(a[sure]), b[sure])).all() and sure.sum() > 50
     for loss, factor in ((hinge, 1), (hinge, 100), (plain, 1000)):
 
         def seen(z, factor=factor):

@@ -164,8 +164,8 @@ def test_what_phi_does_not_depend_on_stays(dynamics):
         ({"step_size": (0.1, -1.0)}, "step_size must be finite and > 0"),
         ({"step_size": math.nan}, "step_size must be finite and > 0"),
         ({"steps": 0}, "steps must be >= 1"),
-        ({"x0": torch.tensor(math.nan)}, "x0 must be a float tensor"),
-        ({"y0": torch.tensor(1)}, "y0 must be a float tensor"),
+        ({"x0": torch.tensor(math.nan)}, "x0 must be finite, got NaN"),
+        ({"y0": torch.tensor(1)}, "y0 must hold floats, got torch.int64"),
         ({"phi": lambda x, y: x.expand(2) * y}, "phi must return a scalar"),
     ],
 )
@@ -189,12 +189,12 @@ def test_in_inference_mode_and_with_a_list_of_steps_the_iterates_are_the_same(dy
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((1.0, torch.ones(1), 0.1, 1), "x0 must be a float tensor"),
-        ((torch.ones(1), torch.ones(1, dtype=torch.int64), 0.1, 1), "y0 must be a float tensor"),
-        ((torch.tensor(math.nan), torch.ones(()), 0.1, 1), "x0 must be a float tensor without NaN"),
+        ((1.0, torch.ones(1), 0.1, 1), "x0 must be a tensor, got float"),
+        ((torch.ones(1), torch.ones(1, dtype=torch.int64), 0.1, 1), "y0 must hold floats"),
+        ((torch.tensor(math.nan), torch.ones(()), 0.1, 1), "x0 must be finite, got NaN"),
         ((torch.ones(()), torch.ones(()), 0.0, 1), "step_size must be finite and > 0"),
         ((torch.ones(()), torch.ones(()), (0.1, -0.1), 1), "step_size must be finite and > 0"),
-        ((torch.ones(()), torch.ones(()), (0.1, 0.1, 0.1), 1), "one or a pair"),
+        ((torch.ones(()), torch.ones(()), (0.1, 0.1, 0.1), 1), "a number or a pair"),
         ((torch.ones(()), torch.ones(()), 0.1, 0), "steps must be >= 1, got 0"),
     ],
 )

@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # From the ground: a wing imports wings of lower floors, or of its own where no circle arises.
 FLOORS = (
+    ("checks",),
     ("runs", "models", "balls", "transport", "games"),
     ("data", "attacks", "lipschitz"),
     ("danskin", "fairness"),

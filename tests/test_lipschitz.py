@@ -436,10 +436,10 @@ def test_the_lower_bound_is_the_largest_gradient_at_the_starts_and_grows_with_th
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"steps": -1}, "steps must be >= 0 .*, got -1"),
-        ({"step_size": 0.0}, "step_size finite and > 0, got 50 and 0.0"),
-        ({"step_size": math.nan}, "step_size finite and > 0"),
-        ({"start": torch.ones(2, 3, dtype=torch.int64)}, "start must hold floats .* torch.int64"),
+        ({"steps": -1}, "steps must be >= 0, got -1"),
+        ({"step_size": 0.0}, "step_size must be finite and > 0, got 0.0"),
+        ({"step_size": math.nan}, "step_size must be finite and > 0"),
+        ({"start": torch.ones(2, 3, dtype=torch.int64)}, "start must hold floats, got torch.int64"),
         ({"start": torch.ones(0, 3)}, "one point or more"),
         ({"model": lambda a: a}, r"one value a sample, got \[2, 3\] for 2"),
         ({"model": lambda a: a.detach().sum(1)}, "no gradient: is it detached"),

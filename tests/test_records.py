@@ -47,7 +47,7 @@ def test_nothing_is_left_where_a_record_cannot_be_written(tmp_path):
         records.save("x", {}, {}, {}, {}, tmp_path)
     with pytest.raises(ValueError, match="at least one variant"):
         records.save("x", {}, {"a": []}, {}, {}, tmp_path)
-    with pytest.raises(ValueError, match="not JSON compliant"):
+    with pytest.raises(ValueError, match="w1 must be finite, got nan"):
         records.save("x", {}, {"a": [{"seed": 0, "w1": float("nan")}]}, {}, {}, tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from pretend_cuda import DEVICE, Pretending
 from torch import nn
 
 from lib.runs import CheckpointError
@@ -156,14 +157,17 @@ def test_a_network_without_trained_parameters_is_refused_by_its_name():
         Session(players)
 
 
-def test_all_networks_go_to_the_device_of_the_first_one_and_none_moves_before_the_checks():
-    players = networks()
-    players["critic"].to("meta")
-    assert Session(players, device="meta").device.type == "meta"
-    players = {"first": nn.Linear(2, 2), "second": nn.Linear(2, 2, device="meta")}
-    with pytest.raises(ValueError, match="precision"):
-        Session(players, device="meta", precision="half")
-    assert players["first"].weight.device.type == "cpu"
+def test_all_networks_go_to_the_device_and_none_moves_before_the_checks():
+    with Pretending():
+        players = networks()
+        assert Session(players, device=DEVICE).device == torch.device(DEVICE)
+        assert {p.device for n in players.values() for p in n.parameters()} == {DEVICE}
+        players = networks()
+        with pytest.raises(ValueError, match="precision"):
+            Session(players, device=DEVICE, precision="half")
+        assert {p.device.type for n in players.values() for p in n.parameters()} == {"cpu"}
+    with pytest.raises(ValueError, match=r"device must be at hand, .*got 'meta'"):
+        Session(players, device="meta")
 
 
 def test_bfloat16_is_by_autocast_and_compiled_networks_share_weights(monkeypatch):

@@ -420,7 +420,7 @@ def test_other_errors():
     for sizes in ([8, 16.5], [0, 8], [8]):
         with pytest.raises(ValueError, match="two whole sizes >= 1"):
             empirical_rate(uniform(1), sizes)
-    with pytest.raises(ValueError, match="repeats=0"):
+    with pytest.raises(ValueError, match="repeats must be >= 1, got 0"):
         empirical_rate(uniform(1), [1, 2], repeats=0)
     with pytest.raises(ValueError, match="draw must give n points, got 5 and 5 for n = 8"):
         empirical_rate(lambda n, generator: torch.rand(5, 1, generator=generator), [8, 16])

@@ -2,7 +2,7 @@
 
 from lib.attacks._accuracy import right_under_attack, robust_accuracy
 from lib.attacks._ascent import Function, StepSize, fgsm, loss_of, mm_step, pga, step_sizes
-from lib.attacks._attack import NoGradientWarning, attack
+from lib.attacks._attack import NoGradientWarning, attack, check_bounds
 from lib.attacks._losses import Loss, cross_entropy, margin
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "NoGradientWarning",
     "StepSize",
     "attack",
+    "check_bounds",
     "cross_entropy",
     "fgsm",
     "loss_of",

@@ -11,6 +11,7 @@ from lib.attacks._climbers import Climbers, Look
 from lib.attacks._losses import Loss, cross_entropy
 from lib.attacks._search import Search
 from lib.balls import Ball
+from lib.checks import check_counts, check_tensor
 from lib.models import predict
 
 
@@ -42,6 +43,7 @@ def robust_accuracy(
     >>> round(robust_accuracy(lambda a: a - 0.5, a, b, LInf(0.2)), 3)  # one logit: 0.4 is too near
     0.667
     """
+    check_tensor("inputs", a)
     if len(a) == 0:
         raise ValueError("a needs samples, as none has no accuracy: got an empty batch")
     right = right_under_attack(
@@ -92,10 +94,9 @@ def right_under_attack(
     >>> right_under_attack(lambda a: a - 0.5, a, b, LInf(0.2)).tolist()  # one logit
     [True, False, True]
     """
-    a, b = checked(model, a, b, ball, bounds, restarts)
+    a, b = checked(model, a, b, ball, bounds, restarts, generator)
     sweeps = planned(ball, steps, step_size)
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+    check_counts(batch_size=batch_size)
     generator = generator or torch.Generator().manual_seed(0)
     index = torch.arange(len(a), device=a.device)
     batches = list(zip(*(t.split(batch_size) for t in (a, b, index)), strict=True))

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from lib.attacks._losses import Loss, cross_entropy
-from lib.balls import L1, Ball, Bound, LInf, check_box, clip
+from lib.balls import L1, Ball, Bound, LInf, check_ball, check_box, clip
+from lib.checks import check_counts, check_floats, checked_by, in_place_refused
 
 Function = Callable[[Tensor], Tensor]
 StepSize = float | Sequence[float] | Tensor
@@ -41,12 +42,19 @@ def loss_of(model: Function, a: Tensor, b: Tensor, *, loss: Loss = cross_entropy
     return lambda eta: loss(model(a + eta), b)
 
 
+def _check_start(eta0: Tensor, ball: Ball) -> None:
+    check_floats("eta0", eta0)
+    check_ball(ball)
+
+
+@checked_by(_check_start)
 def fgsm(f: Function, eta0: Tensor, ball: Ball, low: Bound = None, high: Bound = None) -> Tensor:
     """``argmax ⟨∇f(η⁰), η⟩`` over the ball, or the ball and the box: FGSM (slide 9, def-fgsm).
 
     For the ℓ∞ ball and η⁰ = 0 this is ``eps · sign(∇f(0))`` (Goodfellow et al., 2015). It is
     exact when f grows with a linear function of η. Pixels whose gradient is 0 stay as they are.
-    Raises ValueError unless ``low <= 0 <= high``.
+    Raises ValueError unless ``low <= 0 <= high``, for an f that does not return one value a sample,
+    has no gradient or changes its argument, and FloatingPointError for a gradient with NaN.
 
     >>> import torch
     >>> from lib.attacks import fgsm
@@ -58,6 +66,7 @@ def fgsm(f: Function, eta0: Tensor, ball: Ball, low: Bound = None, high: Bound =
     return ball.lmo(_gradient(f, eta0), low, high)
 
 
+@checked_by(_check_start)
 def pga(
     f: Function,
     eta0: Tensor,
@@ -78,7 +87,7 @@ def pga(
 
     If ∇f is Lipschitz with constant L and α <= 1/L, f never decreases along the plain iterates
     (prop-pga-ascent). Networks with ReLUs have no such L, and PGA may end below FGSM.
-    Raises ValueError for a bad step size, ``steps < 1``, or a box without 0.
+    Raises ValueError for a bad step size, ``steps < 1``, or a box without 0, and as fgsm does.
 
     >>> import torch
     >>> from lib.attacks import pga
@@ -100,6 +109,19 @@ def pga(
     return eta
 
 
+def _check_step(
+    gradient: Tensor, zeta: Tensor, eps: float | Tensor, smoothness: float | Tensor
+) -> None:
+    check_floats("zeta", zeta)
+    check_floats("gradient", gradient)
+    if gradient.shape != zeta.shape:
+        raise ValueError(f"gradient must be {list(zeta.shape)} as zeta, got {list(gradient.shape)}")
+    LInf(eps).radius(zeta)  # one for all, or one for each sample
+    if torch.is_tensor(smoothness) and smoothness.dim() and len(smoothness) != len(zeta):
+        raise ValueError(f"smoothness must be a number or [{len(zeta)}], got {smoothness.tolist()}")
+
+
+@checked_by(_check_step)
 def mm_step(
     gradient: Tensor, zeta: Tensor, eps: float | Tensor, smoothness: float | Tensor
 ) -> Tensor:
@@ -117,7 +139,7 @@ def mm_step(
 
     because t* is the largest t at which the slope from the left, ``Σ |gᵢ| over rᵢ >= t``, is
     still at least L t. Where f is L-smooth in the ℓ∞ norm, ``f(η) >= f(ζ)``.
-    Raises ValueError unless L > 0 and ``|ζ| <= eps``.
+    Raises ValueError unless L > 0 and ``|ζ| <= eps``, and for shapes that differ and NaN.
 
     >>> import torch
     >>> from lib.attacks import mm_step
@@ -151,9 +173,11 @@ def step_sizes(step_size: StepSize, steps: int) -> list[float]:
     >>> step_sizes(0.25, 3), step_sizes([1.0, 0.5], 2)
     ([0.25, 0.25, 0.25], [1.0, 0.5])
     """
-    if steps < 1:
-        raise ValueError(f"steps must be >= 1, got {steps}")
-    alphas = torch.as_tensor(step_size, dtype=torch.float64)
+    check_counts(steps=steps)
+    try:
+        alphas = torch.as_tensor(step_size, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"step_size must be a number, or one a step, got {step_size!r}") from None
     if alphas.dim() and alphas.shape != (steps,):
         raise ValueError(
             f"step_size must hold one number for each of {steps} steps, got {list(alphas.shape)}"
@@ -168,13 +192,22 @@ def _gradient(f: Function, eta: Tensor) -> Tensor:
     with torch.inference_mode(False), torch.enable_grad():
         eta = eta.clone() if eta.is_inference() else eta
         eta = eta.detach().requires_grad_()
-        value = f(eta)
-        if value.shape != eta.shape[:1]:
+        with in_place_refused("f", eta):
+            value = f(eta)
+        if not isinstance(value, Tensor) or value.shape != eta.shape[:1]:
+            got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(
                 f"f must return one value a sample, {list(eta.shape[:1])}, "
-                f'got {list(value.shape)}: a loss needs reduction="none"'
+                f'got {got}: a loss needs reduction="none"'
             )
-        return torch.autograd.grad(value.sum(), eta)[0]
+        if not value.requires_grad:
+            raise ValueError(
+                "f must have a gradient in eta, got values without one: look for detach and no_grad"
+            )
+        [g] = torch.autograd.grad(value.sum(), eta, materialize_grads=True)
+    if not torch.isfinite(g.sum()) and not torch.isfinite(g).all():
+        raise FloatingPointError("f's gradient is not finite: look for NaN and infinity in f")
+    return g
 
 
 def steepest_step(gradient: Tensor, step: Ball, eta: Tensor, low: Bound, high: Bound) -> Tensor:
@@ -194,6 +227,6 @@ def projection(ball: Ball, like: Tensor, low: Bound, high: Bound) -> Function:
     if not isinstance(ball, LInf):
         return lambda v: ball.project(v, low, high, check=False)
     # The ℓ∞ ball is a box, and so is what it shares with a box: one clamp projects on both.
-    eps = ball.radius(like)
+    eps = ball.radius(like).expand_as(like)
     least, most = clip(-eps, low, None), clip(eps, None, high)
     return lambda v: v.clamp_(least, most)

@@ -12,7 +12,8 @@ from lib.attacks._ascent import Function, StepSize, step_sizes
 from lib.attacks._climbers import Sweep
 from lib.attacks._losses import Loss, cross_entropy
 from lib.attacks._search import Search
-from lib.balls import L2, Ball
+from lib.balls import L2, Ball, check_ball
+from lib.checks import check_counts, check_tensor
 
 # The sweeps of an attack whose step sizes are not given. Chosen on digit models; all lengths fall
 # like a cosine from twice the number given here towards 0, in radii: the first steps cross the
@@ -78,7 +79,7 @@ def attack(
     >>> attack(lambda a: a @ w.T, torch.full((1, 2), 0.5), torch.tensor([0]), LInf(0.25)).tolist()
     [[0.25, 0.75]]
     """
-    a, b = checked(model, a, b, ball, bounds, restarts)
+    a, b = checked(model, a, b, ball, bounds, restarts, generator)
     sweeps = planned(ball, steps, step_size)
     if len(a) == 0:
         return a.clone()
@@ -93,6 +94,7 @@ def planned(ball: Ball, steps: int | None, step_size: StepSize | None) -> list[S
     if step_size is not None:
         steps = STEPS_WITH_STEP_SIZE if steps is None else steps
         return [Sweep(step_sizes(step_size, steps), in_radii=False)]
+    check_counts(steps=1 if steps is None else steps)
     l2 = isinstance(ball, L2)
     main = MAIN_STEPS_L2 if l2 else MAIN_STEPS
     refining = REFINING_STEPS_L2 if l2 else REFINING_STEPS
@@ -119,10 +121,14 @@ def checked(
     ball: Ball,
     bounds: tuple[float, float],
     restarts: int,
+    generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Inputs, rounded into bounds, and labels, both without a graph; ValueError with advice."""
     if isinstance(model, nn.Module) and any(module.training for module in model.modules()):
         raise ValueError("the model is in training mode: call model.eval() before an attack")
+    check_ball(ball)
+    check_tensor("inputs", a)
+    check_tensor("labels", b)
     if not a.is_floating_point() or a.dim() < 2:
         raise ValueError(f"inputs must be floats [n, ...], got {a.dtype} {list(a.shape)}")
     if b.dtype != torch.int64 or b.shape != a.shape[:1] or b.device != a.device:
@@ -130,14 +136,29 @@ def checked(
             f"labels must be int64 [{len(a)}] on {a.device}, "
             f"got {b.dtype} {list(b.shape)} on {b.device}"
         )
-    low, high = bounds
-    if not low < high:
-        raise ValueError(f"bounds must be (low, high) with low < high, got {bounds}")
-    if restarts < 1:
-        raise ValueError(f"restarts must be >= 1, got {restarts}")
+    low, high = check_bounds(bounds)
+    check_counts(restarts=restarts)
+    if not isinstance(generator, torch.Generator | None):
+        raise ValueError(f"generator must be a torch.Generator or None, got {generator!r}")
     ball.radius(a)  # one for all, or one for each sample
     a, b = (t.clone() if t.is_inference() else t.detach() for t in (a, b))
     return _within(a, low, high), b
+
+
+def check_bounds(bounds: tuple[float, float]) -> tuple[float, float]:
+    """The bounds as two numbers; ValueError unless low < high.
+
+    >>> from lib.attacks import check_bounds
+    >>> check_bounds((0, 1))
+    (0.0, 1.0)
+    """
+    try:
+        low, high = map(float, bounds)
+    except (TypeError, ValueError, RuntimeError):
+        low, high = math.nan, math.nan
+    if not low < high:  # NaN fails too
+        raise ValueError(f"bounds must be (low, high), two numbers with low < high, got {bounds}")
+    return low, high
 
 
 def _within(a: Tensor, low: float, high: float) -> Tensor:

@@ -52,8 +52,8 @@ class Look:
             [g] = torch.autograd.grad(self.goal, self.leaf, allow_unused=True)
         if g is None:
             raise ValueError(
-                "the model's logits have no gradient in its input: is it under no_grad, detached, "
-                "or computed outside torch?"
+                "the model's logits have no gradient in its input: look for no_grad, for detach, "
+                "and for what is computed outside torch"
             )
         return g if self.rows is None else g.index_select(0, self.rows)
 

@@ -13,14 +13,13 @@ from torch import Tensor
 
 from lib.attacks._ascent import Function, steepest_step
 from lib.attacks._climbers import Climbers, Look, Sweep, where_chosen
-from lib.attacks._logits import check_labels, check_logits, scale_of
+from lib.attacks._logits import scale_of
 from lib.attacks._losses import Loss, cross_entropy, margin
 from lib.balls import Ball, LInf
+from lib.checks import check_labels, check_logits, check_losses, in_place_refused
 from lib.models import predict
 
-IN_PLACE = (
-    "the model changes its input in place: let it begin with a copy (a = a - mean, not a -= mean)"
-)
+NARROW = (torch.float16, torch.bfloat16)  # where the rounding of a + η leaves the ball
 
 
 class Search:
@@ -141,16 +140,9 @@ class Search:
         """The points as a leaf of autograd, and the model's logits there, both checked."""
         with torch.set_grad_enabled(graph):
             leaf = points.detach().requires_grad_(graph)
-            version = leaf._version
-            try:
+            with in_place_refused("the model", leaf):
                 logits = self.model(leaf)
-            except RuntimeError as error:
-                if "in-place" not in str(error):
-                    raise
-                raise ValueError(IN_PLACE) from error
-        if leaf._version != version:
-            raise ValueError(IN_PLACE)
-        check_logits(logits, leaf)
+        check_logits(logits, len(leaf))
         return leaf, logits
 
     def judge(
@@ -168,11 +160,7 @@ class Search:
             lead = margin(logits.detach(), b)
             right = lead <= 0
             goal = self.loss(torch.where(right[:, None], factor, 1.0) * logits, b)
-        if goal.shape != b.shape:
-            raise ValueError(
-                f"loss must return one value a sample, {list(b.shape)}, got {list(goal.shape)}: "
-                'use reduction="none"'
-            )
+        check_losses(goal, b)
         value = goal.detach()
         if own:
             value = torch.where(right, lead, value)
@@ -224,10 +212,27 @@ class Search:
         if isinstance(ball, LInf):
             eps = ball.radius(a)
             least, most = (a - eps).clamp_(min=low), (a + eps).clamp_(max=high)
+            if a.dtype in NARROW:
+                exact, wide = ball.radius(a.double()), a.double()
+                least = inward(a, (-exact).maximum(low - wide))
+                most = inward(a, exact.minimum(high - wide))
             return lambda v: v.clamp_(least, most)
+        if a.dtype in NARROW:
+            wide = a.float()
+            down, up = low - wide, high - wide
+            return lambda v: inward(a, ball.project_within(v.float() - wide, down, up))
         down, up = low - a, high - a
         # The sum with a is rounded: the last clamp puts it back within bounds.
         return lambda v: ball.project_within(v.sub_(a), down, up).add_(a).clamp_(low, high)
+
+
+def inward(a: Tensor, eta: Tensor) -> Tensor:
+    """a + η in the narrow type of a, no entry farther from a than the exact η, of a wider type."""
+    wide, kind = a.to(eta.dtype), torch.finfo(a.dtype)
+    z = (wide + eta).to(a.dtype).to(eta.dtype)
+    unit = (kind.eps * z.abs()).clamp(min=kind.eps * kind.tiny)  # one or two steps of the type
+    nearer = torch.where(z > wide, (z - unit).maximum(wide), (z + unit).minimum(wide))
+    return torch.where((z - wide).abs() > eta.abs(), nearer, z).to(a.dtype)
 
 
 def in_doubt(climbers: Climbers) -> Tensor:

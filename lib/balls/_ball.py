@@ -28,6 +28,7 @@ from torch import Tensor
 
 from lib.balls._batch import check_batch, check_finite
 from lib.balls._box import Bound, check_box
+from lib.checks import check_counts, check_tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +52,12 @@ class Ball(ABC):
             object.__setattr__(self, "eps", self.eps.item())
         elif isinstance(self.eps, np.ndarray | list | tuple):
             object.__setattr__(self, "eps", torch.as_tensor(self.eps))
-        eps = torch.as_tensor(self.eps)
+        try:
+            eps = torch.as_tensor(self.eps)
+        except (TypeError, ValueError, RuntimeError):  # a text, or a number beyond all floats
+            got = f"{self.eps!r}"[:40]
+            raise ValueError(f"eps must be a number or a tensor [n], got {got}") from None
+        check_tensor("eps", eps)
         if eps.dim() > 1:
             raise ValueError(f"eps must be a number or a tensor [n], got shape {list(eps.shape)}")
         if eps.is_complex() or not (torch.isfinite(eps) & (eps >= 0)).all():
@@ -77,12 +83,12 @@ class Ball(ABC):
         7.0
         """
 
-    @abstractmethod
     def sample(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
         """Points [n, ...] drawn from the ball, uniformly by volume.
 
         Float32, on the generator's device; None: torch's own generator of the CPU.
-        Raises ValueError for another number of radii than n.
+        shape: (n, ...), with samples of one entry or more.
+        Raises ValueError for another shape, and for another number of radii than n.
 
         >>> import torch
         >>> from lib.balls import L1
@@ -90,6 +96,12 @@ class Ball(ABC):
         >>> bool((L1(0.3).norm(v) <= 0.3).all()), bool((v.mean(0).abs() < 0.02).all())
         (True, True)
         """
+        sizes = tuple(shape) if isinstance(shape, tuple | list) else ()
+        if not sizes or not all(isinstance(n, int) for n in sizes) or min(sizes[1:], default=1) < 1:
+            raise ValueError(f"shape must be (n, ...), samples of one entry or more, got {shape}")
+        check_counts(0, n=sizes[0])
+        self._check_radii(sizes[0])
+        return self._sample(sizes, generator)
 
     def project(
         self, v: Tensor, low: Bound = None, high: Bound = None, *, check: bool = True
@@ -150,6 +162,9 @@ class Ball(ABC):
         return self._lmo(g, low, high)
 
     @abstractmethod
+    def _sample(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor: ...
+
+    @abstractmethod
     def _project(self, v: Tensor, low: Bound, high: Bound) -> Tensor: ...
 
     @abstractmethod
@@ -183,13 +198,29 @@ class Ball(ABC):
         if isinstance(self.eps, float | int):
             number = min(self.eps, torch.finfo(v.dtype).max) if self.eps > 1 else self.eps
             return torch.full([1] * v.dim(), number, dtype=v.dtype, device=v.device)
+        self._check_radii(len(v))
         eps = self.eps.to(v).clamp(max=torch.finfo(v.dtype).max)
-        if eps.dim() and len(eps) != len(v):
+        return eps.reshape(-1, *[1] * (v.dim() - 1))
+
+    def _check_radii(self, n: int) -> None:
+        """ValueError for radii of another number than n."""
+        if torch.is_tensor(self.eps) and self.eps.dim() and len(self.eps) != n:
             raise ValueError(
-                f"eps holds {len(eps)} radii for a batch of {len(v)} samples: give one number, or "
+                f"eps holds {len(self.eps)} radii for a batch of {n} samples: give one number, or "
                 "one radius a sample"
             )
-        return eps.reshape(-1, *[1] * (v.dim() - 1))
+
+
+def check_ball(ball: object) -> None:
+    """ValueError for what is no ball, such as a bare radius.
+
+    >>> from lib.balls import check_ball
+    >>> check_ball(0.1)
+    Traceback (most recent call last):
+    ValueError: ball must be a ball, such as LInf(0.1), got 0.1
+    """
+    if not isinstance(ball, Ball):
+        raise ValueError(f"ball must be a ball, such as LInf(0.1), got {ball!r}")
 
 
 def _checked(name: str, v: Tensor, low: Bound, high: Bound) -> tuple[Bound, Bound]:

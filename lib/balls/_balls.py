@@ -19,7 +19,7 @@ from lib.balls._batch import (
     safe_range,
     widened,
 )
-from lib.balls._box import Bound, box, room
+from lib.balls._box import Bound, box, room_of
 
 
 class LInf(Ball):
@@ -39,7 +39,7 @@ class LInf(Ball):
         check_batch(g, "g")
         return flatten(widened(g)).abs().sum(1)
 
-    def sample(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
+    def _sample(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
         v = 2 * torch.rand(shape, generator=generator, **_like(generator)) - 1
         return v * self.radius(v)
 
@@ -70,7 +70,7 @@ class L2(Ball):
         check_batch(g, "g")
         return l2_norm(g)
 
-    def sample(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
+    def _sample(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
         at = _like(generator)
         v = torch.randn(shape, generator=generator, **at)
         v = v / per_sample(l2_norm(v).clamp(min=torch.finfo(v.dtype).tiny), v)
@@ -122,7 +122,7 @@ class L1(Ball):
         check_batch(g, "g")
         return flatten(g).abs().amax(1)
 
-    def sample(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
+    def _sample(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
         # Of p + 1 exponentials, the first p over the sum of all are uniform in the simplex.
         at = _like(generator)
         sign = 2 * torch.randint(0, 2, shape, generator=generator, device=at["device"]) - 1
@@ -140,7 +140,7 @@ class L1(Ball):
         w = widened(g)
         eps, m = self.radius(w).reshape(-1, 1), flatten(w).abs()
         order = m.argsort(1, descending=True)
-        limit = flatten(room(w, low, high)).minimum(eps).masked_fill(m == 0, 0)
+        limit = flatten(room_of(w, low, high)).minimum(eps).masked_fill(m == 0, 0)
         limit = limit.gather(1, order)
         spent = torch.nn.functional.pad(limit.cumsum(1), (1, 0))[:, :-1]
         share = torch.minimum(limit, (eps - spent).clamp(min=0))

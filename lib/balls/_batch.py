@@ -8,11 +8,15 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from lib.checks import check_tensor
+
 NARROW = (torch.float16, torch.bfloat16)
 
 
 def check_batch(v: Tensor, name: str = "v") -> None:
     """ValueError unless v holds floats, in samples [n, ...] of one entry or more."""
+    if not isinstance(v, Tensor) or v.is_meta:
+        check_tensor(name, v)
     if not v.is_floating_point():
         raise ValueError(f"{name} must hold floats, got {v.dtype}: pass {name}.float()")
     if v.dim() == 0 or 0 in v.shape[1:]:

@@ -29,10 +29,21 @@ def clip(v: Tensor, low: Bound, high: Bound) -> Tensor:
     >>> clip(torch.tensor([[-2.0, 0.25, 2.0]]), None, 0.5).tolist()
     [[-2.0, 0.25, 0.5]]
 
-    v: floats [n, ...]; low and high: numbers or tensors that broadcast to v.
-    Raises ValueError for a v of integers, which would cut the bounds to whole numbers.
+    v: floats [n, ...]; low <= high: numbers or tensors that broadcast to v. NaN stays NaN.
+    Raises ValueError for other bounds, and for a v of integers, which would cut them to whole
+    numbers.
     """
     check_batch(v)
+    _check_shapes(low, high, v)
+    low, high = box(v, low, high)
+    least, most = (end if c is None else c for c, end in ((low, -torch.inf), (high, torch.inf)))
+    if not bool(torch.all(torch.as_tensor(least) <= torch.as_tensor(most, device=v.device))):
+        raise ValueError(f"bounds must be low <= high in every entry, got {low} and {high}")
+    return clipped(v, low, high)
+
+
+def clipped(v: Tensor, low: Bound, high: Bound) -> Tensor:
+    """clip without a look at the bounds, for loops."""
     low, high = box(v, low, high)
     return v if low is None and high is None else v.clamp(low, high)
 
@@ -46,9 +57,14 @@ def room(v: Tensor, low: Bound, high: Bound) -> Tensor:
     [[0.25, 0.75]]
 
     v: floats [n, ...]; low <= 0 <= high: numbers or tensors that broadcast to v. An entry 0 counts
-    as negative. Raises ValueError for a v of integers.
+    as negative. Raises ValueError for a v of integers, and for a box without 0.
     """
     check_batch(v)
+    return room_of(v, *check_box(low, high, v))
+
+
+def room_of(v: Tensor, low: Bound, high: Bound) -> Tensor:
+    """room without a look at v and the box, for loops."""
     up = torch.inf if high is None else high
     down = torch.inf if low is None else -low
     up, down = (torch.as_tensor(c, dtype=v.dtype, device=v.device) for c in (up, down))
@@ -112,6 +128,10 @@ def _rounding(bound: Tensor) -> float:
 def _check_shapes(low: Bound, high: Bound, v: Tensor) -> None:
     """ValueError for a bound that does not broadcast to v."""
     for name, bound in (("low", low), ("high", high)):
+        try:
+            _as_tensor(bound)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"{name} must be a number or a tensor, got {bound!r}") from None
         if torch.is_tensor(bound) and bound.dim():
             shape = bound.shape
             pairs = zip(reversed(shape), reversed(v.shape), strict=False)

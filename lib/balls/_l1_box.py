@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lib.balls._batch import flatten, per_sample
-from lib.balls._box import Bound, clip, room
+from lib.balls._box import Bound, clipped, room_of
 
 
 def project(v: Tensor, radius: Tensor, low: Bound, high: Bound) -> Tensor:
@@ -20,11 +20,11 @@ def project(v: Tensor, radius: Tensor, low: Bound, high: Bound) -> Tensor:
     then step back from it. Differences to that point, and not sums of large entries, keep the
     digits of a small r.
     """
-    inside, eps = clip(v, low, high), radius.reshape(-1, 1)
+    inside, eps = clipped(v, low, high), radius.reshape(-1, 1)
     outside = flatten(inside).abs().sum(1, keepdim=True) > eps
     if not outside.any():
         return inside
-    m, limit = flatten(v.abs()), flatten(room(v, low, high))
+    m, limit = flatten(v.abs()), flatten(room_of(v, low, high))
     points = torch.cat([m, m - limit], 1).clamp(min=0).sort(1).values
     first = torch.zeros_like(outside, dtype=torch.int64)
     last = first + points.shape[1] - 1

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from lib.balls._batch import flatten, in_safe_range, l2_norm, per_sample
-from lib.balls._box import Bound, box, clip, room
+from lib.balls._box import Bound, box, clipped, room_of
 
 
 def project(v: Tensor, radius: Tensor, low: Bound, high: Bound) -> Tensor:
@@ -30,7 +30,7 @@ def project(v: Tensor, radius: Tensor, low: Bound, high: Bound) -> Tensor:
     """
     tau = (radius / _norm(v)).square_()
     if (tau >= 1).all():
-        return clip(v, low, high)
+        return clipped(v, low, high)
     low, high = box(v, low, high)
     rounding = 16 * torch.finfo(v.dtype).eps
     tau = tau.clamp_(max=1)
@@ -81,7 +81,7 @@ def scale_to_norm(v: Tensor, radius: Tensor, low: Bound, high: Bound) -> Tensor:
     power = torch.where(radius > 0, radius / mantissa, 1)  # of two: dividing by it is exact
     low, high = box(v, low, high)
     smaller = (c if c is None else c / power for c in (low, high))
-    return clip(_newton(v, mantissa, *smaller) * power, low, high)
+    return clipped(_newton(v, mantissa, *smaller) * power, low, high)
 
 
 def _newton(v: Tensor, radius: Tensor, low: Bound, high: Bound) -> Tensor:
@@ -96,7 +96,7 @@ def _newton(v: Tensor, radius: Tensor, low: Bound, high: Bound) -> Tensor:
     scale = radius / torch.linalg.vector_norm(flatten(unit), dim=1)  # Newton's step from τ = 0
     scale = torch.where(peak > least, scale, 0)
     if low is not None or high is not None:
-        square, limit = flatten(unit.square()), flatten(room(v, low, high).square())
+        square, limit = flatten(unit.square()), flatten(room_of(v, low, high).square())
         for _ in range(square.shape[1] + 1):
             free = scale.square()[:, None] * square < limit
             slope = torch.where(free, square, 0).sum(1)
@@ -105,12 +105,12 @@ def _newton(v: Tensor, radius: Tensor, low: Bound, high: Bound) -> Tensor:
             if not (step > scale).any():
                 break
             scale = torch.maximum(scale, step)
-    return clip(unit * per_sample(scale, v), low, high)
+    return clipped(unit * per_sample(scale, v), low, high)
 
 
 def project_exactly(v: Tensor, radius: Tensor, low: Bound, high: Bound) -> Tensor:
     """The projection on the box and the ball, for entries and radii of every size."""
-    inside = clip(v, low, high)
+    inside = clipped(v, low, high)
     outside = per_sample(l2_norm(inside), v) > radius
     return torch.where(outside, scale_to_norm(v, radius, low, high), inside)
 

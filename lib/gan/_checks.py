@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from lib.checks import check_tensor
 
 Network = Callable[[Tensor], Tensor]
 OptimizerOf = Optimizer | Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -18,21 +18,11 @@ OptimizerOf = Optimizer | Callable[[Iterable[nn.Parameter]], Optimizer]
 _SHAPES = ("View", "Squeeze", "Unsqueeze", "Reshape", "Select", "Slice", "Clamp", "ToCopy", "Clone")
 
 
-def check_counts(least: int = 1, **counts: Any) -> None:
-    """ValueError, naming it, for a count that is not a whole number >= least."""
-    for name, count in counts.items():
-        try:
-            whole = operator.index(count)
-        except TypeError:
-            raise ValueError(f"{name} must be a whole number, got {count!r}") from None
-        if whole < least:
-            raise ValueError(f"{name} must be >= {least}, got {count}")
-
-
 def check_samples(name: str, a: Tensor, like: Tensor | None = None) -> None:
     """ValueError for samples that are not [N, ...], finite floats, of the shape of others."""
     if not isinstance(a, Tensor):
         raise ValueError(f"{name} must be a tensor [N, ...], got {type(a).__name__}")
+    check_tensor(name, a)
     if a.dim() < 2:
         raise ValueError(
             f"{name} must be [N, ...], got {list(a.shape)}: numbers are [N, 1], {name}[:, None]"

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from lib.gan._checks import check_counts
+from lib.checks import check_counts
 from lib.models import mlp, weights_from
 
 Noise = Callable[..., Tensor]  # (n, generator=None) -> [n, ...]

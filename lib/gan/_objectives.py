@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
+from lib.checks import check_number, check_tensor
 from lib.gan._steps import Objective
 from lib.lipschitz import clip_weights_, gradient_penalty
 
@@ -54,10 +55,8 @@ def wgan_objective(
     """
     if constraint not in CONSTRAINTS:
         raise ValueError(f"constraint must be one of {', '.join(CONSTRAINTS)}, got {constraint!r}")
-    if not 0 < clip < math.inf:
-        raise ValueError(f"clip must be finite and > 0, got {clip}")
-    if not 0 <= penalty < math.inf:
-        raise ValueError(f"penalty must be finite and >= 0, got {penalty}")
+    check_number("clip", clip, positive=True)
+    check_number("penalty", penalty)
     subtracted = partial(gradient_penalty, critic, weight=penalty, one_sided=one_sided)
     return Objective(
         critic_value=lambda of_real, of_fake: of_real.mean() - of_fake.mean(),
@@ -102,7 +101,14 @@ def js_divergence(p: Tensor | np.ndarray, q: Tensor | np.ndarray) -> float:
     >>> round(js_divergence(np.array([1.0, 0.0]), np.array([0.0, 1.0])), 4)  # log 2
     0.6931
     """
-    p, q = (torch.as_tensor(v).detach().cpu() for v in (p, q))
+    try:
+        p, q = torch.as_tensor(p), torch.as_tensor(q)
+    except (TypeError, ValueError, RuntimeError):
+        got = f"{type(p).__name__} and {type(q).__name__}"
+        raise ValueError(f"p and q must hold real numbers, got {got}") from None
+    check_tensor("p", p)
+    check_tensor("q", q)
+    p, q = p.detach().cpu(), q.detach().cpu()
     if p.dim() != 1 or p.shape != q.shape or not len(p):
         raise ValueError(f"p and q must both be [k], got {list(p.shape)} and {list(q.shape)}")
     for name, v in (("p", p), ("q", q)):

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lib.checks import check_counts, check_function
 from lib.gan._checks import (
     OptimizerOf,
-    check_counts,
     check_networks,
     check_noise,
     check_optimizer,
@@ -93,6 +93,7 @@ class Run:
         check_counts(0, evaluate_every=evaluate_every or 0)
         processes.require_divisible(batch_size=batch_size)
         check_samples("real", real)
+        check_function("noise", noise, "lib.gan.gaussian(2)")
         if target is not None:
             check_samples("target", target, like=real)
         self.session = Session(networks, seed=seed, **session)

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lib.gan._checks import Network, check_counts, check_numbers
+from lib.checks import check_counts
+from lib.gan._checks import Network, check_numbers
 
 Draw = Callable[[], Tensor]
 

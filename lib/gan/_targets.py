@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lib.gan._checks import check_counts
+from lib.checks import check_counts, check_tensor
 
 RADIUS = math.sqrt(2)  # of the circle of means: each coordinate then has variance 1
 DEVIATION = 0.07  # of each Gaussian
@@ -83,7 +83,9 @@ def modes(points: Tensor) -> Modes:
     >>> modes(means()[:3])
     Modes(found=3, near=1.0)
     """
-    points = torch.as_tensor(points).detach().cpu()
+    points = torch.as_tensor(points)
+    check_tensor("points", points)
+    points = points.detach().cpu()
     if points.dim() != 2 or points.shape[1] != 2 or not len(points):
         raise ValueError(f"points must be [n, 2] with n >= 1, got {list(points.shape)}")
     if points.is_complex() or not torch.isfinite(points).all():

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.balls import L2
+from lib.checks import check_counts, check_floats, check_number, in_place_refused
 from lib.lipschitz._exact import layers_of
 from lib.lipschitz._operator_norm import spectral_norm
 from lib.models import MaskedReLU, Normalize
@@ -103,15 +104,14 @@ def lipschitz_lower_bound(
     >>> round(lipschitz_lower_bound(lambda a: a.tanh().sum(1), torch.tensor([[1.0]])), 2)
     1.0
     """
-    if not start.is_floating_point() or start.dim() == 0 or start.numel() == 0:
+    check_floats("start", start)
+    if start.dim() == 0 or start.numel() == 0:
         raise ValueError(
             "start must hold floats [n, ...], one point or more, got "
             f"{start.dtype} {list(start.shape)}"
         )
-    if steps < 0 or not 0 < step_size < math.inf:
-        raise ValueError(
-            f"steps must be >= 0 and step_size finite and > 0, got {steps} and {step_size}"
-        )
+    check_counts(0, steps=steps)
+    check_number("step_size", step_size, positive=True)
     best = 0.0
     with evaluated(model), torch.inference_mode(False):
         a = start.detach().clone()
@@ -131,11 +131,11 @@ def lipschitz_lower_bound(
 def input_gradient(critic: Critic, a: Tensor) -> Tensor:
     """∇d(a) of each sample [n, ...], differentiable; a must require a gradient."""
     with torch.enable_grad():
-        value = critic(a)
-        if value.numel() != len(a):
-            raise ValueError(
-                f"the critic must return one value a sample, got {list(value.shape)} for {len(a)}"
-            )
+        with in_place_refused("the critic", a):
+            value = critic(a)
+        if not isinstance(value, Tensor) or value.numel() != len(a):
+            got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"the critic must return one value a sample, got {got} for {len(a)}")
         if not value.requires_grad:
             raise ValueError("the critic's value has no gradient: is it detached, or constant?")
         [g] = torch.autograd.grad(value.sum(), a, create_graph=True, materialize_grads=True)
@@ -146,12 +146,21 @@ def layers_with_shapes(
     model: nn.Module, shape: Sequence[int] | None
 ) -> Iterator[tuple[nn.Module, Sequence[int] | None]]:
     """The layers in order, and the shape of one input of each, None if the model's is not given."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model must be an nn.Sequential, got {model!r}")
     like = next(model.parameters(), torch.zeros(()))
     for layer in layers_of(model):
         yield layer, shape
         if shape is not None:
-            with torch.no_grad():
-                shape = tuple(layer(torch.zeros(1, *shape).to(like)).shape[1:])
+            try:
+                with torch.no_grad():
+                    following = tuple(layer(torch.zeros(1, *shape).to(like)).shape[1:])
+            except (RuntimeError, ValueError) as error:
+                raise ValueError(
+                    f"input_shape must be that of one input, {tuple(shape)} does not fit {layer}: "
+                    f"{error}"
+                ) from error
+            shape = following
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 from torch.nn.utils import parametrize
 
-from lib.balls import L2, Ball
+from lib.balls import L2, Ball, check_ball
+from lib.checks import check_floats, check_number, check_tensor, checked_by
 from lib.lipschitz._bounds import (
     Critic,
     evaluated,
@@ -26,6 +27,7 @@ from lib.runs import processes
 EUCLIDEAN = L2(1.0)
 
 
+@checked_by(check_ball)
 def gradient_penalty(
     critic: Critic,
     real: Tensor,
@@ -63,6 +65,9 @@ def gradient_penalty(
 
 def _on_the_segments(real: Tensor, fake: Tensor, generator: torch.Generator | None) -> Tensor:
     """``fake + t (real − fake)``, t uniform in [0, 1], one for each pair."""
+    if not isinstance(real, Tensor) or not isinstance(fake, Tensor):
+        check_tensor("real", real)
+        check_tensor("fake", fake)
     alike = real.shape == fake.shape and real.dtype == fake.dtype and real.device == fake.device
     if not alike or not real.is_floating_point() or len(real) == 0:
         got = " and ".join(f"{list(c.shape)} {c.dtype} on {c.device}" for c in (real, fake))
@@ -70,6 +75,8 @@ def _on_the_segments(real: Tensor, fake: Tensor, generator: torch.Generator | No
             "real and fake must agree: floats [n, ...], n >= 1, of one shape, type and device, "
             f"got {got}"
         )
+    check_floats("real", real)
+    check_floats("fake", fake)
     where = generator.device if generator else real.device
     rand = partial(torch.rand, device=where, dtype=torch.float32)
     t = processes.draw_local_rows(rand, (len(real),), generator).to(real)
@@ -90,8 +97,7 @@ def clip_weights_(critic: nn.Module, c: float) -> None:
     >>> max(x.abs().max().item() for x in critic.parameters()) <= 0.01
     True
     """
-    if not 0 < c < math.inf:
-        raise ValueError(f"c must be finite and > 0, got {c}")
+    check_number("c", c, positive=True)
     for p in critic.parameters():
         p.clamp_(-c, c)
 

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.grad import conv2d_input
 
+from lib.checks import check_counts, check_tensor
+
 Array = NDArray[np.float64]
 
 
@@ -38,6 +40,7 @@ def spectral_norm(
     >>> round(spectral_norm(torch.ones(1, 1, 3, 3), (28, 28)), 4)  # a blur: less than 9
     8.9298
     """
+    check_tensor("weight", weight)
     if weight.is_complex() or not torch.isfinite(weight).all():
         got = weight.dtype if weight.is_complex() else "NaN or infinity"
         raise ValueError(f"the weight must be finite real numbers, got {got}")
@@ -51,7 +54,12 @@ def spectral_norm(
         )
     if padding is None:
         padding = (weight.shape[2] // 2, weight.shape[3] // 2)
-    around = (padding, padding) if isinstance(padding, int) else padding
+    around = padding if isinstance(padding, tuple | list) else (padding, padding)
+    for name, least, pair in (("input_shape", 0, input_shape), ("padding", 0, around)):
+        for size in pair:
+            check_counts(least, **{name: size})
+    for step in stride if isinstance(stride, tuple | list) else (stride,):
+        check_counts(stride=step)
     sizes = zip(input_shape, around, weight.shape[2:], strict=True)
     if any(size < 1 or size + 2 * p < k for size, p, k in sizes):
         raise ValueError(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from lib.checks import check_counts, check_tensor
 
 Channels = float | Sequence[float]  # one number for all channels, or one a channel
 
@@ -43,12 +45,16 @@ def predict(logits: Tensor) -> Tensor:
 
     logits: [n, classes], or [n, 1] for the two classes 0 and 1. A sample with a NaN among its
     logits has no prediction: its class is −1, which no label is.
+    Raises ValueError for other shapes.
 
     >>> import torch
     >>> from lib.models import predict
     >>> predict(torch.tensor([[1.0, 2.0], [3.0, float("nan")]])).tolist()
     [1, -1]
     """
+    check_tensor("logits", logits)
+    if logits.dim() != 2 or logits.shape[1] == 0:
+        raise ValueError(f"logits must be [n, classes], got {list(logits.shape)}")
     classes = logits.argmax(1) if logits.shape[1] > 1 else (logits[:, 0] > 0).long()
     return classes.masked_fill(logits.isnan().any(1), -1)
 
@@ -58,7 +64,7 @@ class Normalize(nn.Module):
 
     mean and std are buffers: they move and are saved with the model, and are not trained.
     Raises ValueError for a std that is not positive, for a count of values that is neither 1
-    nor the number of channels, and for a batch of another number of channels.
+    nor the number of channels, for a batch of another number of channels, and for one of integers.
 
     >>> import torch
     >>> from lib.models import Normalize
@@ -73,7 +79,12 @@ class Normalize(nn.Module):
         super().__init__()
         self.channels = shape[0]
         for name, value in (("mean", mean), ("std", std)):
-            numbers = torch.as_tensor(value, dtype=torch.float32).reshape(-1)
+            try:
+                numbers = torch.as_tensor(value, dtype=torch.float32).reshape(-1)
+            except (TypeError, ValueError, RuntimeError):
+                raise ValueError(
+                    f"{name} must be a number or one a channel, got {value!r}"
+                ) from None
             if len(numbers) not in (1, self.channels):
                 raise ValueError(
                     f"{name} must be a number or hold one for each of {self.channels} channels, "
@@ -86,10 +97,13 @@ class Normalize(nn.Module):
             raise ValueError(f"std must be > 0, got {self.std.flatten().tolist()}")
 
     def forward(self, a: Tensor) -> Tensor:
+        check_tensor("a", a)
+        if not a.is_floating_point():
+            raise ValueError(f"a must hold floats, got {a.dtype}: pass pixels in [0, 1]")
         if a.dim() != self.mean.dim() + 1 or a.shape[1] != self.channels:
             raise ValueError(
-                f"the model expects a batch [n, {self.channels}, ...] of {self.mean.dim() + 1} "
-                f"dimensions, got {list(a.shape)}"
+                f"the model expects a batch [n, {self.channels}, ...] of "
+                f"{self.mean.dim() + 1} dimensions, got {list(a.shape)}"
             )
         return (a - self.mean) / self.std
 
@@ -106,6 +120,7 @@ def weights_from(seed: int) -> Iterator[None]:
     ...     torch.equal(torch.rand(2), first)
     True
     """
+    check_counts(-(2**63), seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
@@ -113,9 +128,10 @@ def weights_from(seed: int) -> Iterator[None]:
 
 def sizes_of(name: str, sizes: Sequence[int]) -> tuple[int, ...]:
     """The sizes, if all are whole and positive; else ValueError."""
-    sizes = tuple(sizes)
-    if not all(isinstance(size, int) and size >= 1 for size in sizes):
-        raise ValueError(f"{name} must hold whole numbers >= 1, got {sizes}")
+    given = sizes
+    sizes = tuple(sizes) if isinstance(sizes, Iterable) else ()
+    if not isinstance(given, Iterable) or not all(isinstance(n, int) and n >= 1 for n in sizes):
+        raise ValueError(f"{name} must hold whole numbers >= 1, got {sizes or given}")
     if name == "shape" and not sizes:
         raise ValueError("shape must hold at least one number, got ()")
     return sizes

@@ -25,7 +25,8 @@ def setup() -> torch.device:
     name = os.environ.get("COURSE_DEVICE", "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        if torch.zeros(1, device=device).is_meta:
+            raise RuntimeError("it holds no values")
     except (RuntimeError, AssertionError) as error:
         raise RuntimeError(
             f"COURSE_DEVICE={name} is not at hand ({str(error).splitlines()[0]}); "

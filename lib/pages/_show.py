@@ -13,6 +13,8 @@ def say(text: str) -> None:
 
     >>> say(f"The error rises from {7:.0f} % to {62:.0f} %.")  # doctest: +SKIP
     """
+    if not isinstance(text, str):
+        raise ValueError(f"text must be Markdown, got {text!r}")
     _markdown(" ".join(text.split("\n")) if "\n\n" not in text and "|" not in text else text)
 
 
@@ -22,6 +24,9 @@ def source(*functions: Callable) -> None:
     >>> from lib.attacks import fgsm
     >>> source(fgsm)  # doctest: +SKIP
     """
+    for function in functions:
+        if not inspect.isfunction(inspect.unwrap(function) if callable(function) else function):
+            raise ValueError(f"functions must be written in Python, got {function!r}")
     _markdown("```python\n" + "\n\n\n".join(map(_code, functions)) + "\n```")
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
+
+from lib.checks import check_number
 
 
 def check(
@@ -33,6 +35,8 @@ def check(
     """
     if not cases or not all(isinstance(case, tuple) for case in cases):
         raise ValueError("cases must be one tuple of arguments or more: write (x,) for one x")
+
+    check_number("tolerance", tolerance)
 
     def differences(xs: list, ys: list) -> list[str]:
         return [_difference(x, y, tolerance) for x, y in zip(xs, ys, strict=True)]
@@ -79,6 +83,8 @@ def sealed(check: Callable) -> Callable:
     >>> check_size(lambda x: -x)
     Right: agrees with the check on 1 case.
     """
+    if not isinstance(check, FunctionType):
+        raise ValueError(f"check must be a function of the notebook, got {check!r}")
     names = dict(check.__globals__)
 
     def copy_of(function: FunctionType) -> FunctionType:
@@ -91,7 +97,7 @@ def sealed(check: Callable) -> Callable:
     for name, value in check.__globals__.items():
         if isinstance(value, FunctionType) and value.__globals__ is check.__globals__:
             names[name] = copy_of(value)
-    return copy_of(cast(FunctionType, check))
+    return copy_of(check)
 
 
 def _call(function: Callable, case: tuple) -> Any:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from lib.checks import check_tensor
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -90,8 +92,8 @@ def checked_alt(alt: str) -> str:
     >>> checked_alt("A line\\n  that climbs to the right.")
     'A line that climbs to the right.'
     """
-    alt = " ".join(alt.split())
-    if len(alt) < 20 or not alt.endswith("."):
+    alt = " ".join(alt.split()) if isinstance(alt, str) else alt
+    if not isinstance(alt, str) or len(alt) < 20 or not alt.endswith("."):
         raise ValueError(f"alt must be a sentence that says what the figure shows, got {alt!r}")
     return alt
 
@@ -107,6 +109,9 @@ def digit(axes: Axes, a: Tensor, title: str = "", *, color: str = BLACK, limit: 
     >>> plots.digit(plt.figure().subplots(), data.digits("test").a[0], "a digit")
     >>> plt.close()
     """
+    check_tensor("a", a)
+    if a.dim() != 3 or len(a) != 1:
+        raise ValueError(f"a must be one image [1, h, w], got {list(a.shape)}")
     axes.grid(False)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(True)
@@ -125,6 +130,9 @@ def spread(axes: Axes, x: Sequence[float], runs: Tensor, label: str, **line: Any
     [3.0, 1.0]
     >>> plt.close()
     """
+    check_tensor("runs", runs)
+    if runs.dim() != 2 or runs.shape[1] != len(x):
+        raise ValueError(f"runs must be [seeds, {len(x)}], got {list(runs.shape)}")
     [drawn] = axes.plot(x, runs.mean(0), label=label, **line)
     axes.fill_between(
         x, runs.amin(0), runs.amax(0), color=drawn.get_color(), alpha=0.2, linewidth=0

@@ -50,6 +50,8 @@ def save(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
     >>> load(path)["step"], torch.load(path, weights_only=True)["step"]
     (3, 3)
     """
+    if not isinstance(state, Mapping):
+        raise ValueError(f"state must be a dictionary, got {type(state).__name__}")
     stream = io.BytesIO()
     torch.save(dict(state), stream)
     stream.seek(-2, io.SEEK_END)  # a zip archive ends with the length of its comment
@@ -115,6 +117,11 @@ class Checkpoint:
         *,
         every: float = 60.0,
     ) -> None:
+        for name, thing in objects.items():
+            if thing is not None and not hasattr(thing, "load_state_dict"):
+                raise ValueError(
+                    f"{name} must have state_dict and load_state_dict, got {type(thing).__name__}"
+                )
         self.path = None if path is None else Path(path)
         self.objects, self.generators = dict(objects), dict(generators)
         self.every, self.due = every, time.monotonic() + every

@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import os
 import platform
 import statistics
@@ -85,6 +86,7 @@ def save(
     """
     if not results or not all(results.values()):
         raise ValueError("a record needs at least one variant, and a row for each of them")
+    _check_rows(results)
     record = {
         "name": name,
         "format": FORMAT,
@@ -157,11 +159,27 @@ def machine() -> dict[str, Any]:
     return described | {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}}
 
 
+def _check_rows(results: Results) -> None:
+    """ValueError for rows without the first one's numbers, and for numbers that are not finite."""
+    for variant, rows in results.items():
+        for row in rows:
+            missing = sorted(_numbers(rows[0]).keys() - row.keys())
+            if missing:
+                raise ValueError(f"each row of {variant!r} must hold {missing}, got {dict(row)}")
+            for name, value in row.items():
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise ValueError(f"{name} must be finite, got {value} in {variant!r}")
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What is summed up of a row: every number but the seed."""
+    numbers = {name: value for name, value in row.items() if isinstance(value, int | float)}
+    return {name: value for name, value in numbers.items() if name != "seed"}
+
+
 def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """Mean and standard deviation over the seeds, of every number but the seed."""
-    numbers = [name for name, value in rows[0].items() if isinstance(value, int | float)]
-    names = [name for name in numbers if name != "seed"]
-    columns = {name: [float(row[name]) for row in rows] for name in names}
+    columns = {name: [float(row[name]) for row in rows] for name in _numbers(rows[0])}
     return {
         name: {
             "mean": statistics.fmean(column),

@@ -36,10 +36,17 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from lib.checks import check_counts, check_device
 from lib.runs.checkpoints import Checkpoint, CheckpointError
 from lib.runs.seeds import torch_seeded
 
-__all__ = ["Session", "all_finite", "require_at_most", "require_finite", "torch_seeded"]
+__all__ = [
+    "Session",
+    "all_finite",
+    "require_at_most",
+    "require_finite",
+    "torch_seeded",
+]
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -79,6 +86,10 @@ class Session:
             raise ValueError(f'precision must be "float32" or "bfloat16", got {precision!r}')
         if not every >= 0:
             raise ValueError(f"every must be >= 0 seconds, got {every}")
+        check_counts(-(2**63), seed=seed)
+        check_device(device)
+        if not networks:
+            raise ValueError("networks must name one network or more, got {}")
         for name, network in networks.items():
             if not any(p.requires_grad for p in network.parameters()):
                 raise ValueError(

@@ -21,12 +21,16 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lib.data import Images
+from lib.checks import check_counts, check_function, check_logits, check_number
+from lib.data import Images, check_images
 from lib.models import predict
 from lib.runs import processes
 from lib.runs.session import Session
+from lib.training._sharpness_aware import ball_stability, sharpness_aware
 from lib.training._state import Evaluate, Sampler, TrainingState
-from lib.training._updates import Gradient
+from lib.training._updates import Gradient, adversarial, danskin, erm
+
+MAKERS: tuple[Any, ...] = (erm, adversarial, danskin, sharpness_aware, ball_stability)
 
 
 def fit(
@@ -75,7 +79,7 @@ def fit(
     >>> history["loss"][1] < history["loss"][0]
     True
     """
-    _check(data, epochs=epochs, batch_size=batch_size, lr=lr, schedule_each=schedule_each)
+    _check(data, update, epochs=epochs, batch_size=batch_size, lr=lr, schedule_each=schedule_each)
     where: dict[str, Any] = {"device": device, "precision": precision, "compile": compile}
     kept: dict[str, Any] = {"checkpoint": checkpoint, "every": every, "progress": progress}
     session = Session({"model": model}, seed=seed, channels_last=channels_last, **where, **kept)
@@ -120,6 +124,7 @@ def accuracy(model: nn.Module, data: Images, *, batch_size: int = 1000) -> float
     >>> round(accuracy(models.mlp(), data.digits("test")), 1)
     0.1
     """
+    check_images(data)
     if len(data) == 0 or batch_size < 1:
         raise ValueError(
             f"accuracy needs at least one image and batch_size >= 1, got {len(data)} images and "
@@ -130,21 +135,24 @@ def accuracy(model: nn.Module, data: Images, *, batch_size: int = 1000) -> float
     try:
         right = 0
         for a, b in zip(data.a.split(batch_size), data.b.split(batch_size), strict=True):
-            right += int((predict(model(a.clone())) == b).sum())
+            logits = model(a.clone())
+            check_logits(logits, len(b))
+            right += int((predict(logits) == b).sum())
     finally:
         for layer, mode in modes:
             layer.training = mode
     return right / len(data)
 
 
-def _check(data: Images, *, lr: float, schedule_each: str, **sizes: int) -> None:
+def _check(data: Images, update: Gradient, *, lr: float, schedule_each: str, **sizes: int) -> None:
     """ValueError for settings that are out of range, before anything changes."""
-    for name, value in (sizes | {"images": len(data)}).items():
-        if value < 1:
-            raise ValueError(f"{name} must be >= 1, got {value}")
+    check_images(data)
+    check_counts(**sizes, images=len(data))
+    if not callable(update) or update in MAKERS:
+        got = f"{update.__name__} itself: call it" if update in MAKERS else repr(update)
+        raise ValueError(f"update must be what erm() or its kin return, got {got}")
     processes.require_divisible(images=len(data), batch_size=sizes["batch_size"])
-    if not 0 < lr < float("inf"):
-        raise ValueError(f"lr must be finite and > 0, got {lr}")
+    check_number("lr", lr, positive=True)
     if schedule_each not in ("epoch", "minibatch"):
         raise ValueError(f'schedule_each must be "epoch" or "minibatch", got {schedule_each!r}')
 
@@ -156,6 +164,7 @@ def _optimizer(model: nn.Module, make: Callable[[Iterable[nn.Parameter]], Optimi
             "optimizer must be a function of the parameters, such as partial(torch.optim.SGD, "
             f"lr=0.1), got a {type(make).__name__}"
         )
+    check_function("optimizer", make, "partial(torch.optim.SGD, lr=0.1)")
     optimizer = make(model.parameters())
     of_model = {id(p) for p in model.parameters()}
     held = [p for group in optimizer.param_groups for p in group["params"]]

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from lib.attacks import Loss, cross_entropy
 from lib.balls import L2
+from lib.checks import check_losses, check_tensor
 from lib.danskin import gradients, min_norm_point
 from lib.runs import processes
 
@@ -119,12 +120,11 @@ def mean_loss(
     >>> round(mean_loss(nn.Flatten(), torch.zeros(4, 10), torch.arange(4)).item(), 4)  # log 10
     2.3026
     """
+    check_tensor("a", a)
+    if len(a) == 0:
+        raise ValueError("a minibatch must hold one sample or more, got 0")
     losses = loss(model(a.detach().clone()), b)
-    if losses.shape != b.shape:
-        raise ValueError(
-            f"loss must return one value a sample, {list(b.shape)}, got {list(losses.shape)}: "
-            'use reduction="none"'
-        )
+    check_losses(losses, b)
     return losses.mean()
 
 
@@ -194,17 +194,18 @@ def check_differentiable(risk: Tensor) -> None:
     """ValueError for a loss that does not depend on the parameters."""
     if not risk.requires_grad:
         raise ValueError(
-            "the loss has no gradient in the model's parameters: the model or the loss detaches "
-            "it, every parameter is frozen, or gradients are switched off"
+            "the loss has no gradient in the model's parameters: look for a model or loss that "
+            "detaches it, for frozen parameters, and for gradients that are switched off"
         )
 
 
 def check_attacked(worst: Tensor, a: Tensor) -> None:
-    """ValueError unless an attack returned inputs like a."""
-    if worst.shape != a.shape:
-        raise ValueError(
-            f"attack must return inputs a + η {list(a.shape)}, got {list(worst.shape)}"
-        )
+    """ValueError unless an attack returned finite inputs like a."""
+    if not isinstance(worst, Tensor) or worst.shape != a.shape:
+        got = list(worst.shape) if isinstance(worst, Tensor) else type(worst).__name__
+        raise ValueError(f"attack must return inputs a + η {list(a.shape)}, got {got}")
+    if not torch.isfinite(worst.sum()) and not torch.isfinite(worst).all():
+        raise ValueError("attack must return finite inputs, got NaN or infinity")
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from torch.func import functional_call, vmap
 
 from lib.attacks import Loss, StepSize, cross_entropy, step_sizes
 from lib.balls import L2
+from lib.checks import check_counts, check_number
 from lib.training._gradients import (
     averaged,
     check_differentiable,
@@ -125,10 +126,11 @@ def ball_stability(
     [1.0, 0.5]
     """
     ball = _ball("eps", eps)
+    check_counts(steps=steps)
     check_generator(generator)
-    if step_size is None and steps >= 1:
+    if step_size is None:
         step_size = [eps * (1 + math.cos(math.pi * i / steps)) for i in range(steps)]
-    alphas = step_sizes(0.0 if step_size is None else step_size, steps)
+    alphas = step_sizes(step_size, steps)
 
     def gradient(model: nn.Module, a: Tensor, b: Tensor) -> Tensor:
         best = risk_gradient(model, a, b, loss)
@@ -153,8 +155,7 @@ def ball_stability(
 
 
 def _ball(name: str, radius: float) -> L2:
-    if not 0 <= radius < math.inf:
-        raise ValueError(f"{name} must be finite and >= 0, got {radius}")
+    check_number(name, radius)
     return L2(radius)
 
 

@@ -14,7 +14,6 @@ themselves are in ``_gradients``; those that move the parameters, such as SAM, i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -23,8 +22,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib.attacks import Loss, StepSize, cross_entropy, loss_of, pga, step_sizes
-from lib.balls import Ball
+from lib.attacks import (
+    Loss,
+    StepSize,
+    check_bounds,
+    cross_entropy,
+    loss_of,
+    pga,
+    step_sizes,
+)
+from lib.balls import Ball, check_ball
+from lib.checks import check_counts, check_function, check_number
 from lib.runs import processes
 from lib.training._gradients import (
     adversarial_gradient,
@@ -34,6 +42,10 @@ from lib.training._gradients import (
 )
 
 Gradient = Callable[[nn.Module, Tensor, Tensor], Tensor]  # sets .grad, returns the mean loss
+FUNCTIONS = {  # among the settings, and what they may be
+    "loss": "lib.attacks.cross_entropy",
+    "attack": "partial(lib.attacks.attack, ball=LInf(0.1))",
+}
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,11 @@ class Update:
     settings: Mapping[str, Any]
     generators: tuple[torch.Generator, ...] = ()
     state: Any = None
+
+    def __post_init__(self) -> None:
+        for name, such_as in FUNCTIONS.items():
+            if name in self.settings:
+                check_function(name, self.settings[name], such_as)
 
     def __call__(self, model: nn.Module, a: Tensor, b: Tensor) -> Tensor:
         return self.gradient(model, a, b)
@@ -97,7 +114,8 @@ def adversarial(
     mode that the model was in, which in fit is training mode.
     generator: passed to the attack, as ``generator=``, if given, on several processes a child of it
     to each; an attack without random numbers needs none.
-    Raises ValueError if the attack returns another shape than a's, or the loss another than [m].
+    Raises ValueError if the attack is no function or returns another shape than a's or NaN, and if
+    the loss returns another than [m].
 
     >>> from lib import attacks, balls
     >>> attack = partial(attacks.attack, ball=balls.LInf(0.1), steps=7)
@@ -154,15 +172,15 @@ def danskin(
     >>> danskin(LInf(0.1), k=2, steps=5).settings["step_size"]
     [0.05, 0.05, 0.05, 0.05, 0.05]
     """
-    if k < 1:
-        raise ValueError(f"k must be >= 1, got {k}")
+    check_ball(ball)
+    check_counts(k=k, steps=steps)
+    check_bounds(bounds)
     if torch.is_tensor(ball.eps) and ball.eps.dim():
         raise ValueError(f"eps must be one number for all minibatches, got {list(ball.eps.shape)}")
-    if not 0 <= weight_decay < math.inf:
-        raise ValueError(f"weight_decay must be finite and >= 0, got {weight_decay}")
+    check_number("weight_decay", weight_decay)
     check_generator(generator)
     if step_size is None:
-        step_size = 2.5 * float(ball.eps) / max(steps, 1)
+        step_size = 2.5 * float(ball.eps) / steps
     search: dict[str, Any] = {
         "ball": ball,
         "step_size": step_sizes(step_size, steps),
@@ -192,5 +210,8 @@ def pga_from_random_start(
     start = processes.draw_local_rows(ball.sample, tuple(a.shape), generator).to(a)
     start = ball.project(start, low, high)
     f = loss_of(model, a, b, loss=loss)
-    eta = pga(f, start, ball, step_size, len(step_size), low, high, steepest=True)
+    try:
+        eta = pga(f, start, ball, step_size, len(step_size), low, high, steepest=True)
+    except FloatingPointError:  # passed on as NaN, so that all processes stop together
+        return torch.full_like(a, torch.nan)
     return (a + eta).clamp(*bounds)

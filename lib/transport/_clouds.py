@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lib.checks import check_tensor
+
 Array = NDArray[np.float64]
 Cloud = Tensor | np.ndarray
 METRICS = ("euclidean", "cityblock", "chebyshev")  # on the line they are the same
@@ -61,9 +63,13 @@ def _points(name: str, cloud: Cloud) -> Array:
 def _array(name: str, given: Cloud) -> Array:
     """As float64; NumPy knows no bfloat16 and would drop an imaginary part."""
     if torch.is_tensor(given):
+        check_tensor(name, given)
         given = given.detach().cpu()
         given = given.numpy() if given.is_complex() else given.double().numpy()
-    given = np.asarray(given)
+    try:
+        given = np.asarray(given)
+    except ValueError:  # rows of several lengths
+        raise ValueError(f"{name} must hold rows of real numbers, got {given!r}"[:120]) from None
     if given.dtype.kind not in "fiub":
         raise ValueError(f"{name} must hold real numbers, got {given.dtype}")
     return given.astype(np.float64)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import psutil
 
+from lib.checks import check_counts
+
 # Bytes for each pair of points: costs, plan, and the solver's copies and network.
 SIMPLEX, ASSIGNMENT = 48, 24
 LINE = 100  # for each point
@@ -21,7 +23,10 @@ def memory_needed(n: int, m: int, d: int) -> int:
     >>> from lib.transport import memory_needed
     >>> memory_needed(4000, 4000, d=2) / 1e9, memory_needed(4000, 4000, d=3) / 1e9
     (0.768, 0.384)
+
+    Raises ValueError for counts that are no whole numbers >= 1.
     """
+    check_counts(n=n, m=m, d=d)
     if d == 1:
         return LINE * (n + m)
     return (ASSIGNMENT if d > 2 and n == m else SIMPLEX) * n * m

@@ -9,9 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lib.checks import check_counts, check_floats, check_tensor, checked_by
 from lib.transport._wasserstein import wasserstein
 
 
+def _check_points(y: Tensor) -> None:
+    check_tensor("y", y)
+    if y.is_floating_point():
+        check_floats("y", y)
+
+
+@checked_by(_check_points)
 def pushed_density(
     density: Callable[[Tensor], Tensor],
     branches: Sequence[Callable[[Tensor], Tensor]],
@@ -88,15 +96,16 @@ def empirical_rate(
     True
     """
     whole = [int(n) for n in sizes]
-    if len(set(whole)) < 2 or min(whole) < 1 or whole != list(sizes) or repeats < 1:
-        raise ValueError(
-            "needs two whole sizes >= 1 and repeats >= 1, "
-            f"got sizes={list(sizes)}, repeats={repeats}"
-        )
+    check_counts(repeats=repeats)
+    if len(set(whole)) < 2 or min(whole) < 1 or whole != list(sizes):
+        raise ValueError(f"needs two whole sizes >= 1 or more, got sizes={list(sizes)}")
     generator = torch.Generator("cpu").manual_seed(seed)
 
     def distance(n: int) -> float:
         x, y = draw(n, generator), draw(n, generator)
+        for points in (x, y):
+            if not isinstance(points, Tensor | np.ndarray | list):
+                raise ValueError(f"draw must give n points, got {type(points).__name__}")
         if len(x) != n or len(y) != n:
             raise ValueError(f"draw must give n points, got {len(x)} and {len(y)} for n = {n}")
         return wasserstein(x, y, q)
@@ -105,6 +114,6 @@ def empirical_rate(
     values = torch.tensor(rows, dtype=torch.float64)
     mean = values.mean(1)
     if not (mean > 0).all():
-        raise ValueError("all draws are the same point: a distance of 0 has no rate")
+        raise ValueError("draw must give different points, got one: a distance of 0 has no rate")
     slope, _ = np.polyfit(np.log(whole), mean.log().numpy(), 1)
     return Rate(whole, mean, values.std(1, correction=min(1, repeats - 1)), float(slope))

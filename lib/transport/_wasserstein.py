@@ -77,7 +77,8 @@ def wasserstein(
     rounding are ``1e-16^(1/q)`` times it apart, 1e-8 for q = 2 and 1e-2 for q = 8.
     Raises ValueError for q < 1 (the root of such a minimum is no metric), infinite q, bad shapes,
     empty clouds, values that are not finite, and weights that are negative or do not add up to 1,
-    up to the rounding of their type; MemoryError for clouds whose costs do not fit in memory.
+    up to the rounding of their type, and for a q so large that the costs are rounded to 0;
+    MemoryError for clouds whose costs do not fit in memory.
 
     >>> from lib.transport import wasserstein
     >>> wasserstein([[0.0, 0.0]], [[3.0, 4.0]])
@@ -85,8 +86,8 @@ def wasserstein(
     """
     points_x, points_y, unit = clouds(x, y, metric)
     a, b = weights("x", x_weights, len(points_x)), weights("y", y_weights, len(points_y))
-    if not 1 <= q < math.inf:
-        raise ValueError(f"q must be in [1, infinity), got {q}")
+    if isinstance(q, str) or not 1 <= q < math.inf:
+        raise ValueError(f"q must be in [1, infinity), got {q!r}")
     equal = x_weights is None and y_weights is None and len(a) == len(b)
     if points_x.shape[1] == 1:
         value, coupling = _on_the_line(points_x[:, 0], points_y[:, 0], a, b, q, equal, plan)
@@ -96,6 +97,8 @@ def wasserstein(
         cost, scale = _cost(points_x, points_y, q, metric, SIMPLEX)
         coupling, found = _simplex(a, b, cost)
         value = scale * max(found["cost"], 0.0) ** (1 / q)
+    if value == 0 and coupling is not None:
+        _check_power(coupling, points_x, points_y, q, metric)
     if not plan or coupling is None:
         return unit * value
     return unit * value, torch.from_numpy(coupling) if torch.is_tensor(x) else coupling
@@ -151,7 +154,7 @@ def _assigned(x: Array, y: Array, q: float, metric: str, plan: bool) -> tuple[fl
     cost, scale = _cost(x, y, q, metric, ASSIGNMENT)
     i, j = linear_sum_assignment(cost)
     value = scale * float(cost[i, j].mean()) ** (1 / q)
-    if not plan:
+    if not plan and value > 0:
         return value, None
     coupling = np.zeros_like(cost)
     coupling[i, j] = 1 / len(x)
@@ -188,6 +191,16 @@ def _cost(x: Array, y: Array, q: float, metric: str, each: int) -> tuple[Array, 
     scale = float(distance.max()) or 1.0
     distance /= scale
     return (distance if q == 1 else distance**q), scale
+
+
+def _check_power(coupling: Array, x: Array, y: Array, q: float, metric: str) -> None:
+    """ValueError where a plan of cost 0 moves points: their distances' powers were rounded to 0."""
+    farthest = cdist(x, y, metric)[coupling > 0].max()
+    if farthest > 0:
+        raise ValueError(
+            f"q={q:g} is too large for these clouds: powers of distances are rounded to 0; take a "
+            "smaller q"
+        )
 
 
 def _simplex(a: Array, b: Array, cost: Array) -> tuple[Array, dict[str, Any]]:
