@@ -36,8 +36,9 @@ def generator(noise: int, channels: int, *, seed: int) -> nn.Sequential:
 
 
 class Averaged(nn.Module):
-    """A network that is trained as it is, and in evaluation mode uses the mean of its weights.
+    """A network that is trained as it is, and shows what the mean of its weights makes.
 
+    The mean is used in evaluation mode without gradients.
     mean ← decay · mean + (1 − decay) · weights, before each step that trains it: at each pass in
     training mode with gradients. Statistics of batch normalization are averaged too. The means are
     buffers, so that a checkpoint has them and no optimizer does.
@@ -52,10 +53,10 @@ class Averaged(nn.Module):
             self.register_buffer(_buffer(name), value.clone())
 
     def forward(self, noise: Tensor) -> Tensor:
-        if not self.training:
+        if not self.training and not torch.is_grad_enabled():
             means = {name: getattr(self, _buffer(name)) for name in self.network.state_dict()}
             return functional_call(self.network, means, (noise,))
-        if torch.is_grad_enabled():
+        if self.training and torch.is_grad_enabled():
             with torch.no_grad():
                 for name, value in self.network.state_dict().items():
                     mean = getattr(self, _buffer(name))

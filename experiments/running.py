@@ -173,16 +173,13 @@ def _measure(
 def _check_device(name: str) -> None:
     """RunError for a device that is unknown or not at hand; it names those that are."""
     there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    must = f"--device must be cpu or cuda, got {name}; at hand: {', '.join(there)}"
+    if name.partition(":")[0] not in ("cpu", "cuda"):
+        raise RunError(must)
     try:
-        device = torch.device(name)
-        if device.type not in ("cpu", "cuda"):
-            raise RuntimeError(f"it is {device.type}")
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise RunError(
-            f"--device must be cpu or cuda, got {name}; at hand: {', '.join(there)} ({reason})"
-        ) from error
+        raise RunError(f"{must} ({str(error).splitlines()[0]})") from error
 
 
 def _said(row: Mapping[str, Any]) -> str:

@@ -231,11 +231,18 @@ def test_a_fault_in_a_cell_leaves_its_traceback_in_the_log_and_one_line_on_the_t
     assert command.main(arguments("wgan-points", tmp_path, "--resume")) == 0
 
 
-def test_a_run_that_diverges_says_so_and_what_to_try(tmp_path, capsys):
-    assert command.main(arguments("training-cifar10", tmp_path, "--lr", "1e30")) == 1
+@pytest.mark.parametrize(
+    "name, cell, said",
+    [
+        ("training-cifar10", "standard", "try a smaller lr than"),
+        ("wgan-points", "clip", "smaller"),
+    ],
+)
+def test_a_run_that_diverges_says_so_and_what_to_try(name, cell, said, tmp_path, capsys):
+    assert command.main(arguments(name, tmp_path, "--lr", "1e30")) == 1
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("training-cifar10: standard, seed 0: ") and "the traceback is in" in line
-    assert "try a smaller lr than" in line
+    assert line.startswith(f"{name}: {cell}, seed 0: ") and "the traceback is in" in line
+    assert said in line
 
 
 @pytest.mark.parametrize(
@@ -346,6 +353,7 @@ def test_more_seeds_are_added_to_a_run_and_other_settings_are_refused(tmp_path, 
         (["--device", "nowhere"], "--device must be cpu or cuda, got nowhere"),
         (["--device", "cpux"], "--device must be cpu or cuda, got cpux; at hand: cpu"),
         (["--device", "mps"], "--device must be cpu or cuda, got mps; at hand: cpu"),
+        (["--device", "meta"], "--device must be cpu or cuda, got meta; at hand: cpu"),
         (["--device", "cuda:99"], "--device must be cpu or cuda, got cuda:99; at hand: cpu"),
         (["--penalty", "-1"], "penalty must be finite and >= 0, got -1"),
         (["--batch-size", "0"], "batch_size must be >= 1, got 0"),
@@ -409,6 +417,23 @@ def test_the_record_of_the_points_has_the_settings_of_the_code_and_enough_seeds(
     for rows in record["results"].values():
         assert [row["seed"] for row in rows] == list(range(settings["seeds"]))
     assert settings["seeds"] >= 3 and record["results"].keys() == {*module.GAMES, "target"}
+
+
+def test_the_record_of_slide_25_names_its_size_and_its_worst_class_pays():
+    """In each seed, under attack, the worst class is 10 points or more below the average."""
+    record = records.load("training-cifar10")
+    config = import_module("experiments.training_cifar10").Config.of_size("small")
+    settings, results = record["settings"], record["results"]
+    assert settings.keys() == config.described().keys()
+    assert [settings[name] for name in ("size", "network", "second")] == ["small", "cnn", "resnet8"]
+    assert [row["seed"] for row in results["standard"]] == list(range(settings["seeds"]))
+    for variant in ("adversarial", "resnet8-adversarial"):
+        for row in results[variant]:
+            assert row["robust_worst"] == min(row["robust_classes"]) <= row["robust"] - 0.1
+            for share, (low, high) in zip(
+                row["robust_classes"], row["robust_intervals"], strict=True
+            ):
+                assert 0 <= low <= share <= high <= 1
 
 
 @pytest.mark.parametrize("name", command.MODULES)

@@ -42,11 +42,12 @@ def test_the_average_is_torchs_of_the_weights_before_each_step(decay):
     network.eval(), reference.eval()
     with torch.no_grad():
         assert torch.allclose(network(noise(5)), reference(noise(5)), atol=1e-6)
-        last = network.network.eval()(noise(5))
-    assert not torch.allclose(network(noise(5)), last, atol=1e-3)
-    again = Averaged(generator(4, 2, seed=9), decay).eval()
-    again.load_state_dict(network.state_dict())
-    assert torch.equal(again(noise(5)), network(noise(5)))
+        assert not torch.allclose(network(noise(5)), network.network(noise(5)), atol=1e-3)
+        again = Averaged(generator(4, 2, seed=9), decay).eval()
+        again.load_state_dict(network.state_dict())
+        assert torch.equal(again(noise(5)), network(noise(5)))
+    assert network(noise(5)).requires_grad  # then it is what is trained
+    assert torch.equal(network(noise(5)), network.network(noise(5)))
     with pytest.raises(ValueError, match=r"average must be in \[0, 1\), got 1"):
         Averaged(nn.Identity(), 1)
 
