@@ -130,7 +130,7 @@ class SearchUntilFooled(Search):
         right = predict(look.logits) == climbers.b
         if right.all():
             return climbers, look
-        self.right[climbers.index[~right]] = False
+        self.right[climbers.sample[~right]] = False
         [rest] = torch.where(right)
         climbers, points = climbers.part(rest), look.points.index_select(0, rest)
         if look.leaf.requires_grad and 0 < 3 * len(rest) < 2 * len(right):

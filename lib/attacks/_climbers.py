@@ -61,7 +61,7 @@ class Look:
 class Climbers(NamedTuple):
     """The samples of a search, and the worst point that each has met."""
 
-    index: Tensor  # [n], in the batch
+    sample: Tensor  # [n], its place in the batch
     a: Tensor  # [n, ...], the clean inputs
     b: Tensor  # [n], the labels
     factor: Tensor  # [n, 1], of the logits

@@ -68,7 +68,7 @@ class Search:
                 return rest
             if rest is not climbers:
                 climbers, project = rest, self.projection(rest)
-            gradient, length = self.gradient(climbers, look), step.part(climbers.index)
+            gradient, length = self.gradient(climbers, look), step.part(climbers.sample)
             points = project(steepest_step(gradient, length, look.points, *self.bounds))
             climbers = climbers.keep_worst(look)
             look = self.look(climbers, points, sweep.logit_scale, graph=left > 0)
@@ -84,10 +84,10 @@ class Search:
         if self.found is self.samples:  # the first one
             self.found = climbers
             return
-        [higher] = torch.where(climbers.value > self.found.value[climbers.index])
+        [higher] = torch.where(climbers.value > self.found.value[climbers.sample])
         new = climbers.part(higher)
         for old, better in zip(self.found[-3:], new[-3:], strict=True):
-            old.index_copy_(0, new.index, better)
+            old.index_copy_(0, new.sample, better)
 
     def worst(self) -> Tensor:
         """The worst points [n, ...]; the input where the loss, unscaled, is lower there."""
@@ -122,7 +122,7 @@ class Search:
     def start_at_random(self) -> tuple[Climbers, Look]:
         """What is left to search, at points drawn in the ball and projected on ball and bounds."""
         left = self.left()
-        eta = self.ball.part(left.index).sample(tuple(left.a.shape), self.generator)
+        eta = self.ball.part(left.sample).sample(tuple(left.a.shape), self.generator)
         points = self.projection(left)(left.a + eta.to(left.a))
         return left, self.look(left, points)
 
@@ -171,18 +171,18 @@ class Search:
 
     def gradient(self, climbers: Climbers, look: Look) -> Tensor:
         """The goal's gradient; where it is 0 the margin's, and where that is too, one at random."""
-        g, none = look.gradient(), climbers.index[:0]
+        g, none = look.gradient(), climbers.sample[:0]
         length = torch.linalg.vector_norm(g.flatten(1), dim=1)
         least, most = length.aminmax()
         if not 0 < least <= most < torch.inf:  # NaN fails too
             [rest] = torch.where(~((length > 0) & (length < torch.inf)))
             g, some = g.clone(), climbers.part(rest)
             g[rest], flat = self.gradient_of_margin(some, look.points[rest], g[rest])
-            none = some.index[flat]
+            none = some.sample[flat]
         if self.flat is None:  # the first time, of all that are searched
             self.flat = none
         elif len(self.flat):
-            seen = climbers.index[~torch.isin(climbers.index, none)]
+            seen = climbers.sample[~torch.isin(climbers.sample, none)]
             self.flat = self.flat[~torch.isin(self.flat, seen)]
         return g
 
@@ -208,7 +208,7 @@ class Search:
 
     def projection(self, climbers: Climbers) -> Function:
         """``v -> `` the input nearest to v, or nearly so, within bounds and the ball around a."""
-        ball, a, (low, high) = self.ball.part(climbers.index), climbers.a, self.bounds
+        ball, a, (low, high) = self.ball.part(climbers.sample), climbers.a, self.bounds
         if isinstance(ball, LInf):
             eps = ball.radius(a)
             least, most = (a - eps).clamp_(min=low), (a + eps).clamp_(max=high)
