@@ -112,7 +112,9 @@ def digit(axes: Axes, a: Tensor, title: str = "", *, color: str = BLACK, limit: 
     """
     check_tensor("a", a)
     if a.dim() != 3 or len(a) not in ((1,) if limit else (1, 3)):
-        raise ValueError(f"a must be one image, [3, h, w] in color or [1, h, w], got {list(a.shape)}")
+        raise ValueError(
+            f"a must be one image, [3, h, w] in color or [1, h, w], got {list(a.shape)}"
+        )
     axes.grid(False)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(True)
