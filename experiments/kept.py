@@ -53,7 +53,8 @@ class Kept:
                 )
         processes.barrier()
         if processes.rank() == 0:
-            _write(path, now)
+            with self.locked("settings"):  # another command may be about to write them too
+                _write(path, now)
 
     def _path(self, variant: str, seed: int) -> Path:
         return self.folder / "rows" / f"{variant}-{seed}.json"

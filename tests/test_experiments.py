@@ -16,6 +16,7 @@ import torch
 
 from experiments import __main__ as command
 from experiments import running
+from experiments.kept import Kept
 from experiments.running import RunError, Settings, run
 from lib import data
 from lib.runs import checkpoints, files, records
@@ -205,6 +206,28 @@ def one_of_two(folder, together):
     module.measure = measure
     together.wait(300)
     sys.exit(command.main(arguments("wgan-points", folder, "--resume")))
+
+
+def test_commands_that_begin_at_the_same_moment_do_not_trip_over_one_another(tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    together = context.Barrier(3)
+    all_of_them = [context.Process(target=begin, args=(tmp_path, together)) for _ in range(3)]
+    for process in all_of_them:
+        process.start()
+    for process in all_of_them:
+        process.join()
+    assert [process.exitcode for process in all_of_them] == [0, 0, 0]
+
+
+def begin(folder, together):
+    """Runs in a process of its own: one of several that write a run's settings, 20 times."""
+    try:
+        for i in range(20):
+            together.wait(300)
+            Kept(folder / str(i), {"seeds": 2}, resume=True)
+    except OSError:
+        together.abort()
+        raise
 
 
 def test_a_fault_in_a_cell_leaves_its_traceback_in_the_log_and_one_line_on_the_terminal(

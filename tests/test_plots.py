@@ -142,3 +142,17 @@ def test_a_picture_keeps_its_alt_text_on_the_built_page_and_one_without_is_warne
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert re.findall(r'<img alt="([^"]*)" src="_images', page) == alts
     assert run.stderr.count("a figure without alt text: show it by plots.show") == 1
+
+
+def test_a_digit_is_drawn_gray_and_an_image_in_color_in_its_colors():
+    figure, axes = plt.subplots(1, 2)
+    color = torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(0))
+    for panel, image in zip(axes, (color[:1], color), strict=True):
+        plots.digit(panel, image)
+    gray, shown = (panel.images[0].get_array() for panel in axes)
+    assert torch.equal(torch.as_tensor(gray.data), color[0])
+    assert torch.equal(torch.as_tensor(shown.data), color.permute(1, 2, 0))
+    for wrong, limit in ((color[:2], 0), (color.permute(1, 2, 0), 0), (color[0], 0), (color, 0.1)):
+        with pytest.raises(ValueError, match=r"a must be one image, .*\[1, h, w\], got"):
+            plots.digit(axes[0], wrong, limit=limit)
+    plt.close(figure)

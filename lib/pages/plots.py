@@ -99,9 +99,10 @@ def checked_alt(alt: str) -> str:
 
 
 def digit(axes: Axes, a: Tensor, title: str = "", *, color: str = BLACK, limit: float = 0) -> None:
-    """Draw one image [1, h, w]: pixels in [0, 1], or a perturbation in [−limit, limit].
+    """Draw one image [1, h, w] or, in color, [3, h, w]: pixels in [0, 1], or a perturbation.
 
-    A perturbation is drawn from blue (darker) over white to red (brighter). limit: 0 for pixels.
+    A perturbation, gray and in [−limit, limit], is drawn from blue (darker) over white to red
+    (brighter). limit: 0 for pixels.
 
     >>> import matplotlib.pyplot as plt
     >>> from lib import data
@@ -110,13 +111,16 @@ def digit(axes: Axes, a: Tensor, title: str = "", *, color: str = BLACK, limit: 
     >>> plt.close()
     """
     check_tensor("a", a)
-    if a.dim() != 3 or len(a) != 1:
-        raise ValueError(f"a must be one image [1, h, w], got {list(a.shape)}")
+    if a.dim() != 3 or len(a) not in ((1,) if limit else (1, 3)):
+        raise ValueError(
+            f"a must be one image, [3, h, w] in color or [1, h, w], got {list(a.shape)}"
+        )
     axes.grid(False)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(True)
     low, cmap = (-limit, "RdBu_r") if limit else (0.0, None)
-    axes.imshow(a.detach().cpu().squeeze(0).numpy(), cmap=cmap, vmin=low, vmax=limit or 1.0)
+    pixels = a.detach().cpu().permute(1, 2, 0)  # imshow takes gray without a last dimension
+    axes.imshow(pixels.squeeze(2).numpy(), cmap=cmap, vmin=low, vmax=limit or 1.0)
     axes.set_title(title, color=color, loc="center", fontsize="medium")
 
 
