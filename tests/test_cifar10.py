@@ -1,5 +1,6 @@
 """experiments.cifar10: augmentation, schedules, networks, and runs that are killed and go on."""
 
+import multiprocessing
 import os
 import signal
 from dataclasses import replace
@@ -162,19 +163,24 @@ def run(which: str, checkpoint: Path | None, stop_at: int = -1, schedule: str = 
     return model.state_dict(), history
 
 
+def run_alone(*args):
+    """Runs in a process of its own, on as many threads as the tests."""
+    torch.set_num_threads(1)
+    run(*args)
+
+
 @pytest.mark.parametrize("which", ["danskin", "class-focused", "sam"])
 @pytest.mark.parametrize("stop_at", [0, 1, 4, 8])
 def test_a_run_killed_in_any_step_goes_on_bit_for_bit(which, stop_at, tmp_path):
     """kill -9 in the first step, within an epoch, in another one, and in the last step."""
     path = tmp_path / "run.pt"
-    child = os.fork()
-    if child == 0:
-        try:
-            run(which, path, stop_at)
-        finally:
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    # Not a fork of this process, in which autograd's threads, if a test started them, are dead.
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["experiments.cifar10"])
+    killed = server.Process(target=run_alone, args=(which, path, stop_at))
+    killed.start()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     assert checkpoints.load(path)["run"]["epoch"] == stop_at // 3
     state, history = run(which, path)
     expected, its_history = run(which, None)
