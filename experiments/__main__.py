@@ -17,6 +17,7 @@ from lib.runs import ProcessLost
 MODULES = {
     "wgan-points": "wgan_points",
     "training-cifar10": "training_cifar10",
+    "autoattack-cifar10": "autoattack_cifar10",
     "danskin-cifar10": "danskin_cifar10",
     "fairness-cifar10": "fairness_cifar10",
     "sam-cifar10": "sam_cifar10",

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
+from torch import nn
 
 from experiments import cifar10
 from experiments.running import Row
 from lib.attacks import attack
+from lib.data import Images
 from lib.training import accuracy, adversarial, erm
 
 
@@ -59,6 +61,16 @@ def cells(config: Config) -> Iterator[tuple[str, int]]:
 
 def measure(config: Config, variant: str, seed: int, device: torch.device, checkpoint: Path) -> Row:
     """Train one network and judge it; the lists are of epochs and of classes."""
+    train, test = cifar10.load(config, device)
+    model, history = trained(config, variant, seed, train, test, checkpoint)
+    epochs = {"epoch_loss": history["loss"], "epoch_clean": history["clean"]}
+    return cifar10.judged(config, model, test) | epochs
+
+
+def trained(
+    config: Config, variant: str, seed: int, train: Images, test: Images, checkpoint: Path
+) -> tuple[nn.Module, dict[str, list[float]]]:
+    """The network of a cell, and what fit returns; the accuracy on test after each epoch."""
     network, _, training = variant.rpartition("-")
     if network:
         config = replace(config, network=network, epochs=config.second_epochs)
@@ -67,7 +79,6 @@ def measure(config: Config, variant: str, seed: int, device: torch.device, check
         update = erm()
     else:
         update = config.rising(lambda ball: adversarial(partial(search, ball=ball)))
-    train, test = cifar10.load(config, device)
     model = cifar10.network(config, seed)
     history = cifar10.train(
         config,
@@ -78,5 +89,4 @@ def measure(config: Config, variant: str, seed: int, device: torch.device, check
         checkpoint=checkpoint,
         evaluate=lambda model: {"clean": accuracy(model, test, batch_size=config.test_batch)},
     )
-    epochs = {"epoch_loss": history["loss"], "epoch_clean": history["clean"]}
-    return cifar10.judged(config, model, test) | epochs
+    return model, history

@@ -10,6 +10,7 @@ import time
 from dataclasses import make_dataclass, replace
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +19,8 @@ from experiments import __main__ as command
 from experiments import running
 from experiments.kept import Kept
 from experiments.running import RunError, Settings, run
-from lib import data
+from lib import attacks, data
+from lib.balls import LInf
 from lib.runs import checkpoints, files, records
 
 ROOT = Path(__file__).parents[1]
@@ -36,6 +38,7 @@ SMALL = {
         *("--steps", "2", "--attack-steps", "2", "--restarts", "2", "--radii", "0.1", "0.3"),
     ],
     "training-cifar10": ATTACKED,
+    "autoattack-cifar10": [*ATTACKED, "--judged", "20", "--second", "cnn"],
     "danskin-cifar10": [*ATTACKED, "--k", "2", "--watched", "20"],
     "fairness-cifar10": [*ATTACKED, "--class-step", "0.01"],
     "sam-cifar10": [*CIFAR10, "--hessian-images", "20", "--iterations", "9", "--surface", "2"],
@@ -70,6 +73,12 @@ def retina(split="train"):
     return data.Images(noise, torch.arange(40) % 5, data.GRADES)
 
 
+def autoattack(model, eps, **settings):
+    """Instead of torchattacks' AutoAttack: one step of the sign."""
+    return lambda a, b: a + attacks.fgsm(attacks.loss_of(model, a, b), 0 * a, LInf(eps), -a, 1 - a)
+
+
+TORCHATTACKS = SimpleNamespace(AutoAttack=autoattack)
 AT_HAND = {"cifar10": cifar10, "retina": retina, "mnist": data.digits}
 
 
@@ -78,6 +87,7 @@ def data_at_hand(monkeypatch):
     """Instead of what is fetched: what is made up, or shipped by a package."""
     for name, images in AT_HAND.items():
         monkeypatch.setattr(data, name, images)
+    monkeypatch.setitem(sys.modules, "torchattacks", TORCHATTACKS)
 
 
 def arguments(name, folder, *more):
@@ -93,7 +103,7 @@ def results(record):
             for variant, rows in record["results"].items()
         }
     return {
-        variant: [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+        variant: [{k: v for k, v in row.items() if not k.endswith("seconds")} for row in rows]
         for variant, rows in record["results"].items()
     }
 
@@ -129,6 +139,7 @@ def test_a_run_killed_in_any_cell_goes_on_to_the_same_record(name, tmp_path, cap
 def killed_in_its_third_cell(name, folder):
     """Runs in a process of its own, and does not come back."""
     vars(data).update(AT_HAND)
+    sys.modules["torchattacks"] = TORCHATTACKS
     module = import_module(f"experiments.{command.MODULES[name]}")
     measure, write, cells, kept = module.measure, files.write_whole, [], []
 
@@ -400,6 +411,7 @@ def test_bad_settings_end_with_one_clear_line(more, said, tmp_path, capsys):
         ("training-mnist", ["--attack-batch", "0"], "attack_batch must be >= 1, got 0"),
         ("attacks-mnist", ["--lr", "inf"], "lr must be finite and >= 0, got inf"),
         ("training-cifar10", ["--eps", "-0.1"], "eps must be finite and >= 0, got -0.1"),
+        ("autoattack-cifar10", ["--judged", "31"], "judged must be at most tests, 30, got 31"),
         ("speed", ["--matrix", "0"], "matrix must be >= 1, got 0"),
         ("rates", ["--repeats", "0"], "repeats=0"),
     ],
@@ -409,6 +421,13 @@ def test_settings_out_of_range_are_refused_before_anything_is_written(
 ):
     assert command.main(arguments(name, tmp_path, *more)) == 1
     assert said in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_autoattack_without_its_package_says_how_to_install_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torchattacks", None)
+    assert command.main(arguments("autoattack-cifar10", tmp_path)) == 1
+    assert "pip install --no-deps torchattacks" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
