@@ -35,7 +35,7 @@ book: .venv/installed  ## build the book, every notebook executed
 	@echo "The book is at $(CURDIR)/$(SITE)/index.html"
 
 test: .venv/installed  ## run the tests, and every notebook against its stored outputs
-	$(BIN)/python -m pytest -n 2 --dist loadfile --nbval
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --nbval
 
 serve: book  ## build the book and serve it on http://127.0.0.1:8000 (PORT=...)
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory $(SITE) $(PORT)

@@ -478,6 +478,13 @@ def test_the_record_of_slide_25_names_its_size_and_its_worst_class_pays():
                 assert 0 <= low <= share <= high <= 1
 
 
+def test_autoattack_finds_hardly_more_on_cifar10_and_takes_fifty_times_as_long():
+    for rows in records.load("autoattack-cifar10")["results"].values():
+        for row in rows:
+            assert row["default"] <= row["autoattack"] + 0.005  # one of 200 images
+            assert 50 * row["default_seconds"] < row["autoattack_seconds"]
+
+
 @pytest.mark.parametrize("name", command.MODULES)
 def test_the_help_names_every_setting(name, capsys):
     with pytest.raises(SystemExit) as end:

@@ -1,9 +1,9 @@
 """The results page: ``{record} NAME`` draws a record, or says that there is none.
 
 Its option ``:picture:`` is a kind of record_pictures and what it draws; several are separated by
-semicolons. Under them the table is folded, of whose numbers ``:columns:`` names the shown ones (all
-if there is none), and where and how they were measured. The content says what a missing record
-would take.
+semicolons. Under them the table is folded; without one it is open. ``:columns:`` names the numbers
+shown (all if there is none); below them stands where and how they were measured. The content says
+what a missing record would take.
 """
 
 from math import floor, log10
@@ -33,9 +33,11 @@ class Record(SphinxDirective):
             lines = [""]
             for kind in filter(None, self.options.get("picture", "").split(";")):
                 lines += [picture(record, *kind.split()), ""]
-            summary = "<summary>The numbers, and how they were measured</summary>"
-            lines += [f'<details class="fold">{summary}', ""]
-            lines += [*shown(record, self.options.get("columns")), "", "</details>"]
+            table = shown(record, self.options.get("columns"))
+            if "picture" in self.options:
+                summary = "<summary>The numbers, and how they were measured</summary>"
+                table = [f'<details class="fold">{summary}', "", *table, "", "</details>"]
+            lines += table
         node = nodes.container()
         self.state.nested_parse(StringList(lines, self.env.docname), self.content_offset, node)
         return node.children
