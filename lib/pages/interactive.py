@@ -72,7 +72,7 @@ def frames(
     for chosen in itertools.product(*map(range, sizes)):
         figure, buffer = plt.figure(figsize=figsize), io.BytesIO()
         alt = checked_alt(draw(figure, *chosen))
-        figure.savefig(buffer, format="webp", dpi=150, pil_kwargs={"quality": 80, "method": 6})
+        figure.savefig(buffer, format="webp", dpi=150, pil_kwargs={"quality": 80, "method": 2})
         plt.close(figure)
         picture = base64.b64encode(buffer.getvalue()).decode()
         drawn.append([f"data:image/webp;base64,{picture}", alt])
