@@ -25,12 +25,25 @@ from scipy.optimize import nnls
 from torch import Tensor, nn
 
 from lib.attacks import Loss, cross_entropy
-from lib.checks import check_losses, check_tensor
+from lib.checks import check_losses, check_tensor, checked_by
 
 Array = NDArray[np.float64]
 COLUMNS = 2**14  # of the matrix [k, p] that are held in float64 at a time
 
 
+def _check_direction(gradients: Tensor, d: Tensor) -> None:
+    _check(gradients)
+    check_tensor("d", d)
+    if d.shape != gradients.shape[1:] or d.dtype != gradients.dtype:
+        raise ValueError(
+            f"d must be {gradients.dtype} [{gradients.shape[1]}] like the gradients' rows, "
+            f"got {d.dtype} {list(d.shape)}"
+        )
+    if not torch.isfinite(d).all():
+        raise ValueError("d must be finite, got NaN or infinity")
+
+
+@checked_by(_check_direction)
 @torch.no_grad()
 def directional_derivative(gradients: Tensor, d: Tensor) -> Tensor:
     """``Df(x, d) = max_i ⟨d, g_i⟩``, one-sided, of ``f = max Φ`` (slide 21, thm-danskin).
@@ -45,16 +58,7 @@ def directional_derivative(gradients: Tensor, d: Tensor) -> Tensor:
     >>> directional_derivative(g, torch.tensor([-3.0, -2.0])).item()
     -2.0
     """
-    _check(gradients)
-    check_tensor("d", d)
-    if d.shape != gradients.shape[1:] or d.dtype != gradients.dtype:
-        raise ValueError(
-            f"d must be {gradients.dtype} [{gradients.shape[1]}] like the gradients' rows, "
-            f"got {d.dtype} {list(d.shape)}"
-        )
-    if not torch.isfinite(d).all():
-        raise ValueError("d must be finite, got NaN or infinity")
-    wide = torch.promote_types(gradients.dtype, torch.float32)  # long sums need the digits
+    wide = torch.promote_types(gradients.dtype, torch.float32)  # for long sums
     return (gradients.to(wide) @ d.to(wide)).max().to(gradients.dtype)
 
 
@@ -106,8 +110,9 @@ def descent_direction(gradients: Tensor) -> Tensor:
     weights, norms, scale = _solve(gradients)
     w = torch.from_numpy(weights).to(gradients.device)
     g = torch.cat([w @ block for block in _blocks(gradients, scale)])
-    length, rounding = g.norm(), torch.finfo(gradients.dtype).eps * float(weights @ norms)
-    return torch.zeros_like(gradients[0]) if length <= 8 * rounding else (-g / length).to(gradients)
+    rounding = torch.finfo(gradients.dtype).eps * float(weights @ norms)
+    d = torch.zeros_like(g) if g.norm() <= 8 * rounding else -g / g.norm()
+    return d.to(gradients)
 
 
 def gradients(

@@ -11,6 +11,9 @@ from unittest import mock
 import jupytext
 import nbformat
 import pytest
+import yaml
+from myst_nb.core.read import read_myst_markdown_notebook
+from myst_parser.config.main import MdParserConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -82,6 +85,30 @@ def test_the_committed_pairs_are_in_step():
         [sys.executable, ROOT / "tools/notebooks.py", "--check"], capture_output=True, text=True
     )
     assert run.returncode == 0, run.stdout
+
+
+def codes(text):
+    """The code cells of a page, as the book sees them and as Jupytext does."""
+    config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+    extensions = set(config["parse"]["myst_enable_extensions"])
+    seen = (
+        read_myst_markdown_notebook(text, MdParserConfig(enable_extensions=extensions)),
+        jupytext.reads(text, "md:myst"),
+    )
+    return [[cell.source for cell in read.cells if cell.cell_type == "code"] for read in seen]
+
+
+@pytest.mark.parametrize("page", sorted(notebooks.PAGES.glob("*.md")), ids=lambda p: p.stem)
+def test_the_book_sees_each_code_cell_of_a_page(page):
+    """A formula that is not closed would swallow the cells up to the next one, without a word."""
+    book, twin = codes(page.read_text(encoding="utf-8"))
+    assert book == twin
+
+
+def test_a_formula_that_is_not_closed_swallows_cells():
+    text = PAGE.replace("Some text.", "$$\nx = y\n\nSome text, and $x$.")
+    book, twin = codes(text.replace("1 + 1\n```", "1 + 1\n```\n\n$$\nz\n$$"))
+    assert len(book) < len(twin) == 2
 
 
 def test_an_executed_pair_is_in_step(pair):

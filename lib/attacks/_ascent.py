@@ -48,7 +48,13 @@ def _check_start(eta0: Tensor, ball: Ball) -> None:
 
 
 @checked_by(_check_start)
-def fgsm(f: Function, eta0: Tensor, ball: Ball, low: Bound = None, high: Bound = None) -> Tensor:
+def fgsm(
+    f: Function,
+    eta0: Tensor,
+    ball: Ball,
+    low: Bound = None,
+    high: Bound = None,
+) -> Tensor:
     """``argmax ⟨∇f(η⁰), η⟩`` over the ball, or the ball and the box: FGSM (slide 9, def-fgsm).
 
     For the ℓ∞ ball and η⁰ = 0 this is ``eps · sign(∇f(0))`` (Goodfellow et al., 2015). It is
@@ -119,6 +125,17 @@ def _check_step(
     LInf(eps).radius(zeta)  # one for all, or one for each sample
     if torch.is_tensor(smoothness) and smoothness.dim() and len(smoothness) != len(zeta):
         raise ValueError(f"smoothness must be a number or [{len(zeta)}], got {smoothness.tolist()}")
+    radius, L = (_each(c, zeta) for c in (eps, smoothness))
+    if not (torch.isfinite(L) & (L > 0)).all():
+        raise ValueError(f"smoothness must be finite and > 0, got {L.flatten().tolist()}")
+    if not (zeta.abs() <= radius).all():
+        raise ValueError("zeta must lie in the ball, |zeta| <= eps: project it first")
+
+
+def _each(c: float | Tensor, like: Tensor) -> Tensor:
+    """A number, or one a sample, so that it multiplies samples like these."""
+    c = torch.as_tensor(c, dtype=like.dtype, device=like.device)
+    return c.reshape(-1, *[1] * (like.dim() - 1))
 
 
 @checked_by(_check_step)
@@ -147,20 +164,11 @@ def mm_step(
     >>> mm_step(g, torch.zeros(1, 2), eps=1.0, smoothness=8.0).tolist()  # t* = (3 + 1) / 8
     [[0.5, -0.5]]
     """
-    ones = [1] * (zeta.dim() - 1)
-    eps, smoothness = (
-        torch.as_tensor(c, dtype=zeta.dtype, device=zeta.device).reshape(-1, *ones)
-        for c in (eps, smoothness)
-    )
-    if not (torch.isfinite(smoothness) & (smoothness > 0)).all():
-        raise ValueError(f"smoothness must be finite and > 0, got {smoothness.flatten().tolist()}")
-    if not (zeta.abs() <= eps).all():
-        raise ValueError("zeta must lie in the ball, |zeta| <= eps: project it first")
-    room = (eps - gradient.sign() * zeta).flatten(1)
-    room, order = room.sort(1, descending=True)
-    slope = gradient.flatten(1).abs().gather(1, order).cumsum(1)
-    t = torch.minimum(room, slope / smoothness.reshape(-1, 1)).amax(1).reshape(-1, *ones)
-    return (zeta + t * gradient.sign()).clamp(-eps, eps)
+    eps, L = _each(eps, zeta), _each(smoothness, zeta).reshape(-1, 1)
+    room, order = (eps - gradient.sign() * zeta).flatten(1).sort(1, descending=True)
+    S = gradient.flatten(1).abs().gather(1, order).cumsum(1)
+    t = torch.minimum(room, S / L).amax(1)
+    return (zeta + _each(t, zeta) * gradient.sign()).clamp(-eps, eps)
 
 
 def step_sizes(step_size: StepSize, steps: int) -> list[float]:

@@ -62,7 +62,7 @@ def adversarial_gradient(
     with searched(model):
         worst = attack(model, a, b)  # a. an attack a_i + η_i on each sample
     check_attacked(worst, a)
-    return risk_gradient(model, worst.detach(), b, loss)  # b. ∇ₓ L there, with η_i held fixed
+    return risk_gradient(model, worst.detach(), b, loss)  # b. ∇ₓ L there, η_i fixed
 
 
 def danskin_gradient(
