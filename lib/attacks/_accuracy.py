@@ -132,9 +132,10 @@ class SearchUntilFooled(Search):
             return climbers, look
         self.right[climbers.sample[~right]] = False
         [rest] = torch.where(right)
-        climbers, points = climbers.part(rest), look.points.index_select(0, rest)
-        if look.leaf.requires_grad and 0 < 3 * len(rest) < 2 * len(right):
-            # A pass back costs two forward: for a few, both anew are cheaper than back through all.
+        climbers = climbers.part(rest)
+        if look.leaf.requires_grad and 0 < 2 * len(rest) < len(right):
+            # A pass back costs one forward: for a few, both anew are cheaper than back through all.
+            points = look.points.index_select(0, rest)
             return climbers, self.look(climbers, points, look.logit_scale)
         return climbers, look.part(rest)
 

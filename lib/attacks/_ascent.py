@@ -226,7 +226,8 @@ def steepest_step(gradient: Tensor, step: Ball, eta: Tensor, low: Bound, high: B
     else:  # the box comes in when the sum is projected
         low = high = None
     if isinstance(step, LInf) and isinstance(step.eps, float):
-        return torch.add(eta, gradient.sign(), alpha=step.eps)  # the same, in fewer passes
+        moved = gradient.sign()
+        return torch.add(eta, moved, alpha=step.eps, out=moved)  # the same, in fewer passes
     return step.lmo(gradient, low, high, check=False).add_(eta)
 
 

@@ -36,7 +36,7 @@ class Look:
     value: Tensor  # [n], by which the worst is chosen
     tied_by_margin: bool  # where a loss is flat, the margin decides between equal values
     leaf: Tensor  # the points in the graph of goal
-    goal: Tensor  # the sum that the steps climb
+    goal: Tensor  # [n], which the steps climb
     logit_scale: float
     rows: Tensor | None = None  # of the leaf, if only some are still searched
 
@@ -49,7 +49,8 @@ class Look:
         """The goal's gradient [n, ...] at the points."""
         g = None
         if self.goal.requires_grad:
-            [g] = torch.autograd.grad(self.goal, self.leaf, allow_unused=True)
+            ones = torch.ones_like(self.goal)
+            [g] = torch.autograd.grad(self.goal, self.leaf, ones, allow_unused=True)
         if g is None:
             raise ValueError(
                 "the model's logits have no gradient in its input: look for no_grad, for detach, "

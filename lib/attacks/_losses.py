@@ -48,8 +48,8 @@ def margin(logits: Tensor, b: Tensor) -> Tensor:
     """
     with _explained(logits, b):
         logits = with_both(logits)
-        own = logits.gather(1, b[:, None])[:, 0]
-        return logits.scatter(1, b[:, None], -torch.inf).amax(1) - own
+        own = b[:, None]
+        return logits.scatter(1, own, -torch.inf).amax(1) - logits.gather(1, own)[:, 0]
 
 
 def with_both(logits: Tensor) -> Tensor:

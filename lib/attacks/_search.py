@@ -154,28 +154,27 @@ class Search:
         are. The value is the margin while a sample is right, which is <= 0, and then the loss.
         Another loss sees the logits as they are, and is the value.
         """
-        b, own = climbers.b, self.loss is cross_entropy
+        b, own, seen = climbers.b, self.loss is cross_entropy, logits.detach()
         factor = logit_scale * climbers.factor if own else logit_scale
+        lead = margin(seen, b)
+        right = lead <= 0
         with torch.set_grad_enabled(leaf.requires_grad):
-            lead = margin(logits.detach(), b)
-            right = lead <= 0
             goal = self.loss(torch.where(right[:, None], factor, 1.0) * logits, b)
         check_losses(goal, b)
         value = goal.detach()
         if own:
             value = torch.where(right, lead, value)
         elif logit_scale != 1:
-            value = self.loss(logits.detach(), b)
-        points = leaf.detach()
-        return Look(points, logits.detach(), value, not own, leaf, goal.sum(), logit_scale)
+            value = self.loss(seen, b)
+        return Look(leaf.detach(), seen, value, not own, leaf, goal, logit_scale)
 
     def gradient(self, climbers: Climbers, look: Look) -> Tensor:
         """The goal's gradient; where it is 0 the margin's, and where that is too, one at random."""
         g, none = look.gradient(), climbers.sample[:0]
-        length = torch.linalg.vector_norm(g.flatten(1), dim=1)
-        least, most = length.aminmax()
-        if not 0 < least <= most < torch.inf:  # NaN fails too
-            [rest] = torch.where(~((length > 0) & (length < torch.inf)))
+        total = g.flatten(1).sum(1).abs()  # 0 where g is, and where it is not finite no number
+        least, most = total.aminmax()
+        if not 0 < float(least) <= float(most) < torch.inf:  # NaN fails too
+            [rest] = torch.where(~((total > 0) & (total < torch.inf)))
             g, some = g.clone(), climbers.part(rest)
             g[rest], flat = self.gradient_of_margin(some, look.points[rest], g[rest])
             none = some.sample[flat]

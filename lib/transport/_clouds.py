@@ -22,12 +22,13 @@ def clouds(x: Cloud, y: Cloud, metric: str) -> tuple[Array, Array, float]:
     The power is 1 unless the largest entry is so large or small that squares of differences
     over- or underflow; then that entry becomes about 1. The division is exact.
     """
-    x, y = _points("x", x), _points("y", y)
+    x, largest_x = _points("x", x)
+    y, largest_y = _points("y", y)
     if x.shape[1] != y.shape[1]:
         raise ValueError(f"x is in R^{x.shape[1]} and y in R^{y.shape[1]}: they must be in one")
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
-    _, exponent = math.frexp(max(np.abs(x).max(), np.abs(y).max()))
+    _, exponent = math.frexp(max(largest_x, largest_y))
     if abs(exponent) < 200:
         return x, y, 1.0
     exponent -= 1
@@ -49,15 +50,16 @@ def weights(name: str, given: Cloud | None, n: int) -> Array:
     return found / total
 
 
-def _points(name: str, cloud: Cloud) -> Array:
-    """The cloud as float64 [n, d], or ValueError."""
+def _points(name: str, cloud: Cloud) -> tuple[Array, float]:
+    """The cloud as float64 [n, d] and its largest absolute entry, or ValueError."""
     points = _array(name, cloud)
     points = points[:, None] if points.ndim == 1 else points
     if points.ndim != 2 or 0 in points.shape:
         raise ValueError(f"{name} must hold points [n, d] with n, d >= 1, got {list(points.shape)}")
-    if not np.isfinite(points).all():
+    largest = float(np.abs(points).max())
+    if not math.isfinite(largest):
         raise ValueError(f"{name} must be finite, got NaN or infinity")
-    return points
+    return points, largest
 
 
 def _array(name: str, given: Cloud) -> Array:
@@ -72,7 +74,7 @@ def _array(name: str, given: Cloud) -> Array:
         raise ValueError(f"{name} must hold rows of real numbers, got {given!r}"[:120]) from None
     if given.dtype.kind not in "fiub":
         raise ValueError(f"{name} must hold real numbers, got {given.dtype}")
-    return given.astype(np.float64)
+    return given.astype(np.float64, copy=False)
 
 
 def _rounding(given: Cloud) -> float:

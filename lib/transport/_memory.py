@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -11,6 +12,7 @@ from lib.checks import check_counts
 # Bytes for each pair of points: costs, plan, and the solver's copies and network.
 SIMPLEX, ASSIGNMENT = 48, 24
 LINE = 100  # for each point
+NO_LIMIT = 2**62  # version 1 writes a number near 2^63 where there is none
 GROUPS, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
@@ -56,40 +58,42 @@ def check_memory(needed: int, n: int, m: int) -> None:
 
 def _left_in_groups() -> list[float]:
     """What the limit of each group around this process leaves; infinity where there is none."""
-    left = [float("inf")]
+    return [float("inf"), *(_left(*group) for group in _groups(OWN_GROUP, GROUPS))]
+
+
+@cache
+def _groups(own: Path, tree: Path) -> list[tuple[Path, bool]]:
+    """The control groups around this process, which stays in them, and whether of version 2."""
+    groups: list[tuple[Path, bool]] = []
     try:
-        lines = OWN_GROUP.read_text(encoding="utf-8").splitlines()
+        lines = own.read_text(encoding="utf-8").splitlines()
     except OSError:  # no Linux
-        return left
+        return groups
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers in ("", "memory"):
             second = not controllers  # version 2 has one tree, version 1 one for memory
-            group = (GROUPS if second else GROUPS / "memory") / path.strip("/")
-            root = GROUPS if second else GROUPS / "memory"
+            root = tree if second else tree / "memory"
+            group = root / path.strip("/")
             while group.is_relative_to(root):  # a container may see its own group as the root
-                left.append(_left(group, second))
+                groups.append((group, second))
                 group = group.parent
-    return left
+    return groups
 
 
 def _left(group: Path, second: bool) -> float:
     """``limit − used`` of one group, with the cached files that can be dropped not counted."""
-    names = (
-        ("memory.max", "memory.current")
-        if second
-        else (
-            "memory.limit_in_bytes",
-            "memory.usage_in_bytes",
-        )
-    )
     try:
-        limit, used = ((group / name).read_text(encoding="utf-8").strip() for name in names)
-        lines = (group / "memory.stat").read_text(encoding="utf-8").splitlines()
-        stat = dict(line.split() for line in lines)
+        most = _read(group, "memory.max" if second else "memory.limit_in_bytes").strip()
+        limit = float("inf") if most == "max" else int(most)
+        if limit > NO_LIMIT:  # the other two take longer to read
+            return float("inf")
+        used = int(_read(group, "memory.current" if second else "memory.usage_in_bytes"))
+        stat = dict(line.split() for line in _read(group, "memory.stat").splitlines())
     except (OSError, ValueError):  # not there, or not ours to read
         return float("inf")
-    if limit == "max":
-        return float("inf")
-    cached = int(stat.get("inactive_file" if second else "total_inactive_file", 0))
-    return int(limit) - int(used) + cached
+    return limit - used + int(stat.get("inactive_file" if second else "total_inactive_file", 0))
+
+
+def _read(group: Path, name: str) -> str:
+    return (group / name).read_text(encoding="utf-8")
