@@ -778,3 +778,16 @@ def test_a_projection_is_a_tensor_of_its_own_even_of_points_inside(Ball):
     for box in ({}, {"low": -1.0, "high": 1.0}):
         Ball(1.0).project(v, **box).add_(9)
         assert torch.equal(v, torch.tensor([[0.1, 0.1], [0.2, 0.0]]))
+
+
+@pytest.mark.parametrize("tiny", [0.0, 1e-30])
+def test_a_sample_s_projection_does_not_depend_on_its_neighbor_s_radius(tiny):
+    v = torch.randn(3, 40, generator=torch.Generator().manual_seed(0))
+    ball, alone = L2(torch.tensor([tiny, 0.7, 2.0])), L2(torch.tensor([0.7, 2.0]))
+    for low, high in ((None, None), (-0.1, 0.2)):
+        for name in ("project", "project_within"):
+            u = getattr(ball, name)(v, low, high)
+            torch.testing.assert_close(
+                u[1:], getattr(alone, name)(v[1:], low, high), rtol=0, atol=0
+            )
+            assert float(u[0].norm()) <= tiny * (1 + 1e-6)

@@ -90,10 +90,10 @@ class L2(Ball):
         return project(w, radius, low, high).to(v.dtype)
 
     def _is_tiny(self, v: Tensor) -> bool:
-        """Whether squares near some radius underflow in v's type."""
+        """Whether squares near all radii underflow in v's type."""
         least, _ = safe_range(v.dtype)
         tiny = self.eps < least
-        return tiny if isinstance(tiny, bool) else bool(tiny.any())
+        return tiny if isinstance(tiny, bool) else bool(tiny.all())
 
     def _lmo(self, g: Tensor, low: Bound, high: Bound) -> Tensor:
         w = widened(g)

@@ -10,7 +10,7 @@ sample, and so has the linear maximizer for v, with any s. In ``τ = s²`` the f
     project_exactly  the projection by scale_to_norm; the other two leave hard samples to it
 
 v is a batch [n, ...] and radius holds r, [1 or n, 1, ..., 1], in v's units and type: float32 or
-float64; for the first two it is large enough to be squared. v keeps its values. On a CPU new
+float64; for the first two some r is large enough to be squared. v keeps its values. On a CPU new
 memory costs more than the arithmetic, so the searches write into one u.
 """
 
@@ -19,7 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lib.balls._batch import flatten, in_safe_range, l2_norm, per_sample
+from lib.balls._batch import flatten, in_safe_range, l2_norm, per_sample, safe_range
 from lib.balls._box import Bound, box, clipped, room_of
 
 
@@ -123,7 +123,9 @@ def _solve_the_rest(
     low: Tensor | None,
     high: Tensor | None,
 ) -> Tensor:
-    """u, with the exact projections of the samples that are not solved."""
+    """u, with exact projections of samples not solved, or whose r is too small to square."""
+    if len(radius) > 1:
+        solved = solved & (radius >= safe_range(v.dtype)[0])
     if not solved.all():
         rest = ~solved.flatten()
         low, high = (c if c is None else c.expand_as(v)[rest] for c in (low, high))
