@@ -28,7 +28,7 @@ PARTS = "lib", "tests", "experiments", "tools", "book", "pyproject.toml"  # what
 
 KILLED = {"killed", "timeout", "segfault"}
 TESTS = {  # tests/test_*.py, by wing
-    "attacks": "attacks inputs mnist",
+    "attacks": "attacks inputs",
     "balls": "balls inputs",
     "checks": "inputs* balls attacks danskin fairness",
     "danskin": "danskin inputs_training",
@@ -81,7 +81,8 @@ def prepare(wing: str, files: list[str]) -> None:
         "do_not_mutate_patterns": [r'^\s*r?"[^"]*"[,)]?$'],
         "also_copy": [*PARTS[1:]],
         "pytest_add_cli_args_test_selection": [*tests, *files],
-        "pytest_add_cli_args": ["-p", "no:cacheprovider"],
+        # Each mutant has a copy of its function's docstring: the examples are run once.
+        "pytest_add_cli_args": ["-p", "no:cacheprovider", "-k", "not mutmut"],
         "process_isolation": "forkserver",  # torch is imported once, in a process of its own
         "timeout_constant": "2.0",
         "timeout_multiplier": "5.0",
