@@ -12,6 +12,7 @@ from torch import nn
 from lib import models
 from lib.balls import L2, LInf
 from lib.lipschitz import (
+    SLOPES,
     clip_weights_,
     gradient_penalty,
     lipschitz_bound,
@@ -209,6 +210,27 @@ def test_the_bound_counts_steep_activations_and_refuses_unknown_layers():
         lipschitz_bound(nn.Sequential(nn.Conv2d(1, 1, 3, padding="same")), (1, 4, 4))
     with pytest.raises(ValueError, match="Linear and ReLU"):
         lipschitz_constant(nn.Sequential(layer, nn.Tanh()))
+
+
+ACTIVATIONS = (
+    *(nn.ReLU(), models.MaskedReLU(), nn.Tanh(), nn.Sigmoid(), nn.Softplus(), nn.Identity()),
+    *(nn.Softplus(beta=5.0), nn.CELU(), nn.CELU(3.0), nn.ELU(), nn.ELU(0.5), nn.ELU(-3.0)),
+    *(nn.LeakyReLU(), nn.LeakyReLU(2.0), nn.LeakyReLU(-2.0)),
+    *(nn.Flatten(), nn.Unflatten(1, (1, -1)), models.Normalize((1, 1, 1), 0.5, 0.25)),
+)
+
+
+@pytest.mark.parametrize("layer", ACTIVATIONS, ids=str)
+def test_the_slope_of_an_activation_is_the_greatest_of_its_difference_quotients(layer):
+    t = torch.linspace(-12, 12, 24001, dtype=torch.float64)
+    with torch.no_grad():
+        values = layer.double()(t.reshape(-1, 1, 1, 1)).flatten()
+    steepest = (values.diff() / t.diff()).abs().max()
+    assert lipschitz_bound(nn.Sequential(layer)) == pytest.approx(float(steepest), rel=2e-3)
+
+
+def test_every_activation_of_the_table_is_tried():
+    assert {type(layer) for layer in ACTIVATIONS} == set(SLOPES)
 
 
 def test_the_search_climbs_to_the_steepest_point_of_a_smooth_function():
