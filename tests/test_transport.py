@@ -286,6 +286,7 @@ def test_memory_grows_with_the_product_of_the_sizes_and_on_the_line_with_their_s
     assert memory_needed(1000, 2000, 2) == memory_needed(1000, 2000, 3) == 48 * 1000 * 2000
     assert memory_needed(1000, 1000, 3) == 24 * 1000 * 1000
     assert memory_needed(10**6, 10**6, 1) < 1e9
+    assert memory_needed(1, 39, 1) == memory_needed(39, 1, 1) == 20 * memory_needed(1, 1, 1) > 0
     assert 0 < memory_free() <= psutil.virtual_memory().total
 
 
