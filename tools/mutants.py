@@ -7,7 +7,9 @@
 mutmut makes the mutants and runs them, in a copy of the repository under _build/mutants. The tests
 are those of the wing (TESTS) and the examples in its docstrings; of them a mutant runs those that
 reach its function. mutmut leaves as it is what stands outside of functions and in decorated ones,
-and we tell it to leave texts that stand on a line of their own: they are parts of messages.
+and we tell it to leave texts that stand on a line of their own: they are parts of messages. What a
+test file computes when it is imported, and default values that are read from a signature, are
+computed before the mutant is there: such a test does not see it.
 """
 
 from __future__ import annotations
