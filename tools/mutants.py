@@ -29,10 +29,10 @@ FOLDER = ROOT / "_build" / "mutants"
 PARTS = "lib", "tests", "experiments", "tools", "book", "pyproject.toml"  # what the tests read
 
 KILLED = {"killed", "timeout", "segfault"}
-TESTS = {  # tests/test_*.py, by wing
+TESTS = {  # tests/test_*.py, by wing; and the boundaries of all
     "attacks": "attacks inputs",
     "balls": "balls inputs",
-    "checks": "inputs* balls attacks danskin fairness",
+    "checks": "checks inputs*",
     "danskin": "danskin inputs_training",
     "data": "data mnist cifar10 phantoms saliency_retina inputs_elsewhere",
     "fairness": "fairness inputs_training",
@@ -74,7 +74,7 @@ def prepare(wing: str, files: list[str]) -> None:
         shutil.copy(part, FOLDER) if part.is_file() else shutil.copytree(part, FOLDER / part.name)
     tests = [
         str(test.relative_to(ROOT))
-        for name in TESTS[wing].split()
+        for name in [*TESTS[wing].split(), "boundaries"]
         for test in sorted((ROOT / "tests").glob(f"test_{name}.py"))
     ]
     settings = {
