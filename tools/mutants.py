@@ -2,7 +2,7 @@
 
     python tools/mutants.py lib/balls              a wing
     python tools/mutants.py lib/balls/_box.py      one of its modules
-    python tools/mutants.py lib/balls --sample 0   all mutants, not 300 drawn at random
+    python tools/mutants.py lib/balls --sample 0   all mutants, not 150 drawn at random
 
 mutmut makes the mutants and runs them, in a copy of the repository under _build/mutants. The tests
 are those of the wing (TESTS) and the examples in its docstrings; of them a mutant runs those that
@@ -143,7 +143,7 @@ def report(drawn: set[str]) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("module", nargs="?", default="", help="lib/WING or lib/WING/MODULE.py")
-    parser.add_argument("--sample", type=int, default=300, help="how many mutants; 0: all")
+    parser.add_argument("--sample", type=int, default=150, help="how many mutants; 0: all")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--processes", type=int, default=2, help="at a time")
     given = parser.parse_args()
