@@ -37,6 +37,8 @@ def test_what_is_saved_is_loaded_with_its_summary(tmp_path):
     assert "seed" not in record["summary"]["a"]
     assert {"processor", "cores", "python", "torch"} <= record["machine"].keys()
     assert record["commit"] and record["processes"] == 1
+    lines = path.read_text(encoding="utf-8").split("\n")  # a number a line, for a reader of diffs
+    assert lines[:2] == ["{", '  "name": "some-run",'] and lines[-2:] == ["}", ""]
 
 
 def test_one_seed_has_no_deviation_and_texts_and_the_seed_are_not_summed_up(tmp_path):
