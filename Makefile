@@ -11,7 +11,7 @@ export PYTHONUTF8 := 1
 export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
 export IPYTHONDIR := $(CURDIR)/.venv/ipython
 
-.PHONY: help book test serve lab notebooks check browser clean
+.PHONY: help book test serve lab notebooks check browser mutants clean
 .DEFAULT_GOAL := help
 
 help:  ## list these targets
@@ -26,6 +26,10 @@ help:  ## list these targets
 
 .venv/lab: requirements-lab.txt .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-lab.txt
+	@touch $@
+
+.venv/mutants: requirements-mutants.txt .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-mutants.txt
 	@touch $@
 
 # Sphinx checks links only in pages that it reads again, so it reads all; outputs are cached.
@@ -57,6 +61,9 @@ check: .venv/installed  ## lint, types, the notebook pairs, and every link insid
 
 browser: book  ## look at every built page in headless Chromium
 	$(BIN)/python -m pytest -m browser tests
+
+mutants: .venv/mutants  ## which changes of MODULE=lib/balls no test notices (MUTANTS=... for options)
+	$(BIN)/python tools/mutants.py $(MODULE) $(MUTANTS)
 
 clean:  ## remove what was built; the environment stays
 	rm -rf _build .pytest_cache .ruff_cache .hypothesis

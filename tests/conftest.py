@@ -10,6 +10,11 @@ os.environ.setdefault("IPYTHONDIR", str(Path(sys.prefix) / "ipython"))
 
 import matplotlib
 import torch
+from hypothesis import Phase, settings
 
 matplotlib.use("agg")  # in this process: a page's kernel draws as it does for its reader
 torch.set_num_threads(1)
+
+if "MUTANT_UNDER_TEST" in os.environ:  # make mutants: that a test fails is enough, no shrinking
+    settings.register_profile("mutants", phases=(Phase.explicit, Phase.generate), database=None)
+    settings.load_profile("mutants")

@@ -27,6 +27,10 @@ from lib.attacks import (
     right_under_attack,
     robust_accuracy,
 )
+from lib.attacks._attack import planned
+from lib.attacks._climbers import Climbers
+from lib.attacks._logits import scale_of
+from lib.attacks._search import in_doubt
 from lib.balls import L1, L2, LInf
 
 BALLS = [LInf, L2, L1]
@@ -424,6 +428,90 @@ def test_more_steps_are_taken_by_default_only_and_where_there_is_doubt(Ball):
     attack(model, a, b, ball, restarts=3)  # all of it from every start
     assert len(calls) == 3 * (few + 1 + more + 1)
     assert calls[: few + 1 + more + 1] == [200] * (few + 1) + rest
+
+
+# The sweeps that the docstring tells of, and what decides on them.
+
+
+def lengths(sweep):
+    return list(sweep.step_lengths)
+
+
+@pytest.mark.parametrize(
+    ("Ball", "main", "refining", "length"), [(LInf, 4, 7, 1.0), (L1, 4, 7, 1.0), (L2, 2, 9, 5.0)]
+)
+def test_the_sweeps_are_those_of_the_docstring(Ball, main, refining, length):
+    ball = Ball(0.3)
+    first, second = planned(ball, None, None)
+    assert (len(lengths(first)), len(lengths(second))) == (main, refining)
+    assert (first.in_doubt_only, second.in_doubt_only) == (False, True)
+    assert (first.logit_scale, second.logit_scale) == (1.0, 2.0)
+    for sweep, mean in ((first, length), (second, length / 2)):  # from twice as much, to near 0
+        n = len(lengths(sweep))
+        cosine = mean * (1 + np.cos(np.pi * np.arange(n) / n))
+        np.testing.assert_allclose(lengths(sweep), cosine)
+        assert sweep.in_radii and lengths(sweep)[0] == 2 * mean
+        eps = [step.eps for step in sweep.steps(ball)]
+        np.testing.assert_allclose(eps, 0.3 * cosine)
+    for steps in (1, 5, 10):  # one sweep, of every sample
+        [only] = planned(ball, steps, None)
+        assert len(lengths(only)) == steps and lengths(only)[0] == 2 * length
+        assert not only.in_doubt_only and only.logit_scale == 1.0
+    for steps in (11, 12, 40):
+        sweeps = planned(ball, steps, None)
+        assert sweeps[:2] == [first, second._replace(in_doubt_only=False)]
+        counts = [len(lengths(sweep)) for sweep in sweeps]
+        assert counts == [main, refining] + [steps - 11] * (steps > 11)
+        for sweep in sweeps[2:]:
+            assert lengths(sweep)[0] == length and sweep.logit_scale == 2.0
+            assert not sweep.in_doubt_only
+
+
+def test_steps_of_a_given_size_are_one_sweep_of_them_in_the_units_of_the_inputs():
+    [sweep] = planned(LInf(0.3), None, 0.1)
+    assert lengths(sweep) == [0.1] * 10 and not sweep.in_radii and not sweep.in_doubt_only
+    assert [step.eps for step in sweep.steps(LInf(0.3))] == [0.1] * 10
+    [sweep] = planned(L2(torch.tensor([1.0, 2.0])), 2, [0.5, 0.25])
+    assert [step.eps for step in sweep.steps(L2(1.0))] == [0.5, 0.25]
+
+
+def test_logits_are_scaled_to_one_spread_of_the_greatest_over_the_mean_of_the_others():
+    logits = torch.tensor([[5.0, 1.0, 3.0], [0.0, 0.0, 0.0], [-1e-3, -3e-3, -3e-3]])
+    expected = torch.tensor([[12 / 3], [1.0], [12 / 2e-3]])
+    torch.testing.assert_close(scale_of(logits), expected)
+    single = torch.tensor([[4.0], [-0.5], [0.0]])  # of the two logits (0, z)
+    torch.testing.assert_close(scale_of(single), torch.tensor([[3.0], [24.0], [1.0]]))
+    assert scale_of(torch.tensor([[torch.inf, 0.0], [torch.nan, 1.0]])).tolist() == [[1.0], [1.0]]
+
+
+def test_in_doubt_is_who_is_right_by_less_than_one_in_the_scaled_logits():
+    leads = torch.tensor([-0.1, 0.0, 0.3, 0.999, 1.0, 4.0])  # of the own class
+    logits = torch.stack([leads, torch.zeros(6)], 1) / 2
+    index, one = torch.arange(6), torch.ones(6, 1)
+    climbers = Climbers(index, one, 0 * index, 2 * one, one, leads, logits)
+    assert in_doubt(climbers).tolist() == [1, 2, 3]
+    assert in_doubt(climbers._replace(factor=one)).tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("bounds", [(0.0, 1.0), (-2.0, 50.0), (0.0, math.inf)])
+def test_inputs_a_rounding_outside_bounds_are_moved_back_and_others_refused(dtype, bounds):
+    low, high = bounds
+    unit = torch.finfo(dtype).eps * (50 if high == 50 else 2 if low == -2 else 1)
+    f, b = linear_model(dtype), torch.tensor([0])
+    for off, fine in ((30 * unit, True), (36 * unit, False)):
+        a = torch.tensor([[low - off, low + 0.5]], dtype=torch.float64)
+        if fine:
+            z = attack(f, a.to(dtype), b, LInf(0.0), bounds=bounds)
+            assert z.tolist() == [[low, low + 0.5]]
+        else:
+            with pytest.raises(ValueError, match="inputs must lie in bounds"):
+                attack(f, a.to(dtype), b, LInf(0.0), bounds=bounds)
+
+
+def linear_model(dtype):
+    w = torch.tensor([[1.0, -1.0], [0.5, 2.0]], dtype=dtype)
+    return lambda a: a @ w
 
 
 @pytest.mark.parametrize("Ball", BALLS)

@@ -687,6 +687,7 @@ def test_radii_may_come_as_arrays_and_lists(Ball):
         torch.testing.assert_close(part.project(v[:2]), expected[[2, 0]], rtol=1e-6, atol=0)
     for eps in (1, np.float32(1), np.int64(1), torch.tensor(1)):
         assert torch.equal(Ball(eps).project(v), Ball(1.0).project(v))
+        assert torch.equal(Ball(eps).part(torch.tensor([2])).project(v), Ball(1.0).project(v))
 
 
 # Refusals.

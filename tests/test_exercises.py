@@ -147,6 +147,9 @@ def test_an_error_without_or_with_a_long_message_is_one_line(said):
         (math.inf, math.inf, -math.inf, "got -inf, expected inf"),
         (0.5, torch.tensor(0.5, dtype=torch.bfloat16), 0.25, "got 0.25, expected 0.5"),
         (0.0, -0.0, "0", "got an object of type str, expected a number"),
+        (1.0, 1.0, -0.0, "got 0, expected 1"),
+        (np.arange(8), np.arange(8), np.ones(8), "got [1, 1, 1, 1, 1, 1, 1, 1], expected [0, 1, "),
+        (np.arange(9), np.arange(9), np.ones(9), "got 1 at [0], expected 0"),
     ],
 )
 def test_numbers_booleans_arrays_tensors_and_tuples_are_compared(said, right, same, other, text):

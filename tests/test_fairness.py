@@ -479,6 +479,30 @@ def test_the_attack_settings_reach_the_attack():
     assert weak.right.tolist() == [4, 2]  # no pixel moves by more than 0.01
     with pytest.raises(ValueError, match="restarts must be >= 1, got 0"):
         classwise_accuracy(threshold, SHADES, LInf(0.09), restarts=0)
+    # A model that errs beyond 1.2 only: pixels up to 1 do not get there, pixels up to 2 do.
+    data = gray([0.9, 0.1, 0.9], [0, 0, 1])
+
+    def beyond(a):
+        return threshold(a - 0.7)
+
+    for bounds, right in (((0.0, 1.0), [2, 0]), ((0.0, 2.0), [1, 0])):
+        found = classwise_accuracy(beyond, data, LInf(0.5), bounds=bounds, confidence=0.8)
+        assert found.right.tolist() == right and found.confidence == 0.8
+
+
+def test_what_settings_are_an_attacks_alone_is_said_by_name():
+    settings = {
+        "steps": 3,
+        "step_size": 0.1,
+        "restarts": 2,
+        "bounds": (0.0, 2.0),
+        "generator": torch.Generator(),
+        "loss": attacks.cross_entropy,
+    }
+    for name, value in settings.items():
+        with pytest.raises(ValueError, match=f"{name} are an attack's: give its ball too"):
+            classwise_accuracy(threshold, SHADES, **{name: value})
+    classwise_accuracy(threshold, SHADES, restarts=1, bounds=[0.0, 1.0], batch_size=1)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -542,8 +566,8 @@ def test_a_result_is_frozen():
     [
         (gray([0.1], [0]), {}, "class 'light' has no sample"),
         (SHADES, {"confidence": 1.0}, r"confidence must be in \(0, 1\), got 1.0"),
+        (SHADES, {"confidence": 0.0}, r"confidence must be in \(0, 1\), got 0.0"),
         (SHADES, {"batch_size": 0}, "batch_size must be >= 1, got 0"),
-        (SHADES, {"steps": 3}, "steps are an attack's: give its ball too"),
     ],
 )
 def test_bad_settings_of_class_wise_accuracy_are_refused(data, settings, message):

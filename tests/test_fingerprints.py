@@ -77,11 +77,115 @@ class Callable:
         (nn.CrossEntropyLoss(), nn.CrossEntropyLoss(reduction="none"), "it.reduction was mean"),
         (torch.zeros(3, 2), torch.ones(3, 2), "it was float32 [3, 2] CRC-32 "),
         (np.zeros(9), np.ones(9), "it was float64 [9] CRC-32 "),
+        ({1, 2}, {1, 3}, "it was [1, 2], is [1, 3]"),
+        ({"x": [LInf(0.1), 3]}, {"x": [LInf(0.2), 3]}, "it's x[0]'s eps was 0.1, is 0.2"),
+        (torch.float32, torch.float64, "it was torch.float32, is torch.float64"),
+        (range(3), range(4), "it was range(0, 3), is range(0, 4)"),
+        (Setting, Callable, "it was Setting, is Callable"),
+        (np.float64(1.5), np.float32(2.5), "it was 1.5, is 2.5"),
+        (torch.tensor([1.5]), np.array([2.5]), "it was [1.5], is [2.5]"),
+        (nn.Conv2d(1, 1, 3, stride=1), nn.Conv2d(1, 1, 3, stride=2), "it.stride was [1, 1], is"),
     ],
 )
 def test_what_differs_is_named(was, now, said):
     assert said in changed(was, now)[0]
     assert changed(was, was) == [] == changed(now, now)
+
+
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [
+        ({1, "b", 2.5}, {2.5, 1, "b"}),
+        ([1, 2], (1, 2)),
+        (np.float32(0.5), 0.5),
+        (np.int64(3), 3),
+        ([LInf(0.1)], (LInf(0.1),)),
+        (nn.Linear(2, 2).eval(), nn.Linear(2, 2)),  # the mode; the weights are made equal
+        (Path("a"), Path("b")),
+        (torch.device("cpu"), torch.device("meta")),
+    ],
+    ids=str,
+)
+def test_what_does_not_count_is_not_told(was, now):
+    if isinstance(was, nn.Module):
+        now.load_state_dict(was.state_dict())
+    assert changed(was, now) == []
+
+
+def test_an_optimizer_is_known_by_its_groups_and_settings_not_by_what_goes_with_the_device():
+    def adam(*groups, **settings):
+        groups = [{"params": [torch.zeros(2) for _ in range(n)]} for n in groups]
+        return torch.optim.Adam(groups, **settings)
+
+    assert changed(adam(2, lr=0.1), adam(2, lr=0.2)) == ["it[0].lr was 0.1, is 0.2"]
+    assert changed(adam(2), adam(3)) == ["it[0] was 2 parameters, is 3 parameters"]
+    assert changed(adam(2), adam(2, 1))[0] == "it[1] was missing, is 1 parameters"
+    for option in ("foreach", "fused", "capturable"):
+        assert changed(adam(2), adam(2, **{option: True})) == []
+    sgd = torch.optim.SGD([torch.zeros(2)], lr=0.1)
+    assert changed(adam(1), sgd)[0] == "it was Adam, is SGD"
+    step = partial(torch.optim.lr_scheduler.StepLR, sgd)
+    assert "it.step_size was 3, is 4" in changed(step(3), step(4))
+
+
+def test_of_options_only_those_that_both_versions_have_count():
+    was, now = nn.Dropout(0.1), nn.Dropout(0.1)
+    now.added_in_a_later_version = True
+    assert changed(was, now) == []
+    was.added_in_a_later_version = False
+    assert changed(was, now) == ["it.added_in_a_later_version was False, is True"]
+
+
+def test_weights_are_told_after_what_they_follow_from():
+    def net(width):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(2, width))
+
+    told = differences(fingerprint(a=net(3), k=1), fingerprint(a=net(4), k=2))
+    assert told[:2] == ["k was 1, is 2", "a.0.out_features was 3, is 4"]
+    assert [text.partition(" was ")[0] for text in told[2:]] == [
+        "a's initial 0.weight",
+        "a's initial 0.bias",
+    ]
+
+
+def test_lists_and_networks_that_a_users_function_reads_may_grow(monkeypatch):
+    for value in ([1], {"a": 1}, {1}, nn.Linear(1, 1), Setting):
+        monkeypatch.setitem(globals(), "SCALE", value)
+        assert "it's SCALE" not in fingerprint(it=by_scale).settings
+    monkeypatch.setitem(globals(), "SCALE", (1, 2))
+    assert fingerprint(it=by_scale).settings["it's SCALE"] == "[1, 2]"
+    one, two = power(2), power(2)
+    one.note, two.note = 1, 2
+    assert changed(one, two) == ["it's note was 1, is 2"]
+
+
+def test_a_captured_value_that_is_not_there_yet_is_left_out():
+    def outer():
+        def inner():
+            return later
+
+        found = fingerprint(it=inner).settings
+        later = 1
+        return found, fingerprint(it=inner).settings, later
+
+    before, after, _ = outer()
+    assert "it's later" not in before and after["it's later"] == "1"
+
+
+@pytest.mark.parametrize(("length", "cut"), [(80, False), (81, True)])
+def test_long_texts_are_cut_to_fifty_characters(length, cut):
+    [said] = changed("x" * length, "y")
+    start = "it was " + "x" * (50 if cut else length)
+    assert said.startswith(start + ("... (CRC-32 " if cut else ", is y"))
+
+
+@pytest.mark.parametrize("count", [MOST - 1, MOST, MOST + 1])
+def test_so_many_differences_are_told_and_the_number_of_the_others(count):
+    was, now = (fingerprint(**{f"x{i}": i + k for i in range(count)}) for k in (0, 1))
+    told = differences(was, now)
+    assert told[:MOST] == [f"x{i} was {i}, is {i + 1}" for i in range(min(count, MOST))]
+    assert told[MOST:] == ["and 1 more"] * (count > MOST)
 
 
 def test_the_code_of_a_users_function_counts_and_not_where_it_stands_or_its_docstring():
@@ -94,6 +198,9 @@ def test_the_code_of_a_users_function_counts_and_not_where_it_stands_or_its_docs
     assert "it's code was" in changed(made("return x"), made("return x + 1"))[0]
     assert "it's code was" in changed(made("return x + 2"), made("return x + 1"))[0]
     assert "it's code was" in changed(made("return x.sin()"), made("return x.cos()"))[0]
+    assert "it's code was" in changed(made("return x in {1, 2}"), made("return x in {1, 3}"))[0]
+    assert changed(made("return x in {'a', 'b'}"), made("return x in {'b', 'a'}")) == []
+    assert changed(made("\n\n    return x"), made("return x")) == []
     inner = "return list(map(lambda y: y + {}, x))"
     assert "it's code was" in changed(made(inner.format(1)), made(inner.format(2)))[0]
     one, two = made("return x"), made("return x")

@@ -167,6 +167,16 @@ def test_what_phi_does_not_depend_on_stays(dynamics):
         ({"x0": torch.tensor(math.nan)}, "x0 must be finite, got NaN"),
         ({"y0": torch.tensor(1)}, "y0 must hold floats, got torch.int64"),
         ({"phi": lambda x, y: x.expand(2) * y}, "phi must return a scalar"),
+        ({"phi": lambda x, y: 1.0}, "phi must return a scalar tensor, got 1.0"),
+        ({"phi": 3}, "phi must be a function such as lambda x, y: x"),
+        ({"phi": lambda x, y: x.mul_(2) * y}, "phi changes its input in place"),
+        ({"phi": lambda x, y: x * y.mul_(2)}, "phi changes its input in place"),
+        (
+            {"project": lambda x, y: (x.expand(2), y)},
+            r"project must return \(x, y\) of shapes \[\] and \[\], got \[\[2\], \[\]\]",
+        ),
+        ({"project": lambda x, y: (x, y, y)}, "project must return .*, got tuple"),
+        ({"project": lambda x, y: (x, 1.0)}, "project must return .*, got tuple"),
     ],
 )
 def test_bad_settings_get_clear_errors(dynamics, change, message):

@@ -254,6 +254,23 @@ def test_the_critics_value_is_at_most_w1_for_a_1_lipschitz_critic(seed):
     assert value <= lipschitz_bound(critic) * wasserstein(real, fake) + 1e-5
 
 
+def test_the_optimizers_seed_and_samples_that_are_not_named_are_those_of_the_docstring():
+    """Adam with Gulrajani et al.'s momenta, for both networks; a sample of 500; seed 0."""
+    adam = partial(gan_adam, lr=1e-3)
+    fixed = {"constraint": "clip", "steps": 1, "batch_size": 16, "progress": False}
+    real, runs = gan.eight_gaussians(600, torch.Generator().manual_seed(0)), []
+    named = {"generator_optimizer": adam, "critic_optimizer": adam, "seed": 0, "samples": 500}
+    for settings in ({}, named | {"evaluate_every": 1}):
+        networks = point_generator(2, 2, (16,)), point_critic(2, (16,))
+        history = train_wgan(*networks, real, gaussian(2), **fixed, **settings)
+        weights = torch.cat([p.detach().flatten() for n in networks for p in n.parameters()])
+        runs.append((weights, history))
+    (weights, history), (found, other) = runs
+    assert history["samples"][0].shape == (500, 2) and history["step"] == [0, 1]
+    torch.testing.assert_close(found, weights, rtol=0, atol=1e-6)
+    assert other["w1"] == pytest.approx(history["w1"], abs=1e-5)
+
+
 # --- the history ---------------------------------------------------------------------------
 
 

@@ -1,7 +1,10 @@
 """lib.gan._networks: shapes, ranges, seeds, and that critics treat each sample for itself."""
 
+import inspect
+
 import pytest
 import torch
+import torch.nn.functional as F
 
 from lib.gan import gaussian, image_critic, image_generator, point_critic, point_generator
 from lib.lipschitz import lipschitz_bound
@@ -47,3 +50,43 @@ def test_the_noise_is_standard_normal_and_its_generators_alone():
     assert torch.allclose(first.T.cov(), torch.eye(3), atol=0.05)
     with pytest.raises(ValueError, match="dim must be >= 1, got 0"):
         gaussian(0)
+
+
+def test_the_image_networks_are_those_of_their_docstrings_written_with_functions():
+    generator = torch.Generator().manual_seed(0)
+    noise, images = torch.randn(3, 5, generator=generator), torch.rand(3, 1, 28, 28)
+    maker, judge = image_generator(5, 4), image_critic(4)
+    V, v, K, k, M, m = maker.parameters()
+    assert (V.shape, K.shape, M.shape) == ((8 * 49, 5), (8, 4, 4, 4), (4, 1, 4, 4))
+    hidden = F.relu(noise @ V.T + v).reshape(3, 8, 7, 7)
+    hidden = F.relu(F.conv_transpose2d(hidden, K, k, stride=2, padding=1))
+    expected = F.conv_transpose2d(hidden, M, m, stride=2, padding=1).sigmoid()
+    assert torch.allclose(maker(noise), expected, atol=1e-6)
+    K, k, M, m, V, v = judge.parameters()
+    assert (K.shape, M.shape, V.shape) == ((4, 1, 4, 4), (8, 4, 4, 4), (1, 8 * 49))
+    hidden = F.leaky_relu(F.conv2d(images, K, k, stride=2, padding=1), 0.2)
+    hidden = F.leaky_relu(F.conv2d(hidden, M, m, stride=2, padding=1), 0.2)
+    assert torch.allclose(judge(images), hidden.flatten(1) @ V.T + v, atol=1e-6)
+
+
+def test_the_point_networks_are_relu_networks_of_the_widths_that_are_given():
+    points = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    for net, out in ((point_generator(3, 2, (5, 4)), 2), (point_critic(3, (5, 4)), 1)):
+        weights = list(net.parameters())
+        assert [tuple(w.shape) for w in weights] == [(5, 3), (5,), (4, 5), (4,), (out, 4), (out,)]
+        a = points
+        for V, v in zip(weights[:-2:2], weights[1:-2:2], strict=True):
+            a = F.relu(a @ V.T + v)
+        assert torch.allclose(net(points), a @ weights[-2].T + weights[-1], atol=1e-6)
+    for make in MADE[:2]:
+        assert [w.shape[0] for w in make(dim=3).parameters()][:4] == [128] * 4
+
+
+@pytest.mark.parametrize("make", MADE)
+def test_sizes_of_one_are_enough_and_sizes_of_zero_are_refused(make):
+    names = {"dim", "noise_dim", "channels"} & inspect.signature(make).parameters.keys()
+    a = torch.zeros(2, 1, 28, 28) if make is image_critic else torch.zeros(2, 1)
+    assert len(make(**dict.fromkeys(names, 1))(a)) == 2
+    for name in names:
+        with pytest.raises(ValueError, match=f"{name} must be >= 1, got 0"):
+            make(**{name: 0})

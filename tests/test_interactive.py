@@ -67,6 +67,17 @@ def test_the_still_is_what_is_seen_and_said_without_scripts(shown):
     assert plain.split("\n")[6] == alt and len(plain.split("\n")) == 12
 
 
+def test_pictures_are_1080_pixels_wide_and_one_control_has_no_menu(shown):
+    interactive.frames(
+        lambda figure, i: f"An empty field, number {i}.", {"step": ["0", "1"]}, still=[1]
+    )
+    text = shown[0]["text/html"]
+    raw = base64.b64decode(re.search(r'<img src="data:image/webp;base64,([^"]+)"', text)[1])
+    assert Image.open(io.BytesIO(raw)).size == (1080, 480)
+    assert "<select>" not in text and text.count("<label>") == 1 and "<output>1</output>" in text
+    assert state(text)["frames"][1] == ["", "An empty field, number 1."]
+
+
 @pytest.mark.parametrize(
     ("controls", "still", "problem"),
     [

@@ -240,6 +240,9 @@ def test_celu_networks_have_continuous_gradients_and_relu_networks_do_not():
         (lambda: models.linear(classes=0), r"classes must hold whole numbers >= 1, got \(0,\)"),
         (lambda: models.resnet18(-1), "classes must hold"),
         (lambda: models.mlp(hidden=(10, 0)), r"hidden must hold whole numbers >= 1, got \(10, 0\)"),
+        (lambda: models.cnn(classes=0), r"classes must hold whole numbers >= 1, got \(0,\)"),
+        (lambda: models.mlp(hidden=200), "hidden must hold whole numbers >= 1, got 200"),
+        (lambda: models.mlp(28), "shape must hold whole numbers >= 1, got 28"),
         (lambda: models.linear((0, 2)), "shape must hold"),
         (lambda: models.linear((2.5,)), "shape must hold"),
         (lambda: models.linear(()), "shape must hold at least one"),
@@ -292,3 +295,24 @@ def test_the_masked_relu_is_relu_up_to_its_left_out_second_derivative(seed):
     for one, other in zip(*found, strict=True):
         assert torch.allclose(one, other, atol=1e-6)
     assert torch.equal(found[0][0], found[1][0])
+
+
+def test_at_its_kink_the_masked_relu_has_relu_s_slope():
+    slopes = []
+    for layer in (torch.nn.ReLU(), models.MaskedReLU()):
+        a = torch.tensor([-1.0, 0.0, 1.0], requires_grad=True)
+        slopes.append(torch.autograd.grad(layer(a).sum(), a)[0].tolist())
+    assert slopes[0] == slopes[1] == [0, 0, 1]
+
+
+def test_the_prediction_is_the_largest_logit_or_the_sign_of_a_single_one_and_none_for_nan():
+    nan = float("nan")
+    logits = torch.tensor([[1.0, 2.0, 0.0], [3.0, 1.0, 3.0], [-1.0, nan, 2.0], [-9.0, -7.0, -8.0]])
+    assert models.predict(logits).tolist() == [1, 0, -1, 1]
+    single = torch.tensor([[-0.5], [0.0], [0.5], [nan]])
+    assert models.predict(single).tolist() == [0, 0, 1, -1]
+    assert models.predict(single).dtype == torch.int64
+    assert models.predict(torch.zeros(0, 3)).tolist() == []
+    for wrong in (torch.zeros(3), torch.zeros(3, 0), torch.zeros(1, 2, 3)):
+        with pytest.raises(ValueError, match=r"logits must be \[n, classes\], got"):
+            models.predict(wrong)

@@ -61,6 +61,24 @@ def test_the_same_arguments_give_the_same_eyes_and_the_global_generators_are_lef
         assert torch.equal(getattr(first, name), getattr(second, name))
 
 
+@pytest.mark.parametrize(
+    ("split", "size", "pixels", "covered"),
+    [
+        ("train", 32, [30600.939, -45.011, 13.105, 8.323], [635, 5.053, 5.856, -3.109]),
+        ("test", 24, [16772.244, -10.384, -1.964, 2.98], [403, 36.847, 3.579, -6.784]),
+    ],
+)
+def test_the_eyes_are_those_that_the_pages_and_the_records_were_made_with(
+    split, size, pixels, covered
+):
+    """Sums of all pixels and of the mask against four waves, which no other pixels share."""
+    eyes = fundus_phantoms(split, n=40, size=size)
+    for values, expected in ((eyes.a, pixels), (eyes.mask, covered)):
+        flat = values.double().flatten()
+        waves = torch.cos(torch.arange(4)[:, None] * torch.arange(len(flat)).double())
+        np.testing.assert_allclose(waves @ flat, expected, atol=0.005)
+
+
 def test_no_eye_is_in_two_splits_or_two_seeds_and_labels_are_shuffled():
     sets = [
         fundus_phantoms(split, n=200, size=24, seed=s) for split in ("train", "test") for s in SEEDS

@@ -1,12 +1,19 @@
 """lib.records: what is kept, and that every record in the project is whole."""
 
+import base64
 import json
+import math
+import os
+import platform
 import re
 import statistics
 import subprocess
 from importlib import import_module
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from jsonschema import Draft202012Validator
 
 from experiments import __main__ as command
@@ -30,6 +37,79 @@ def test_what_is_saved_is_loaded_with_its_summary(tmp_path):
     assert "seed" not in record["summary"]["a"]
     assert {"processor", "cores", "python", "torch"} <= record["machine"].keys()
     assert record["commit"] and record["processes"] == 1
+    lines = path.read_text(encoding="utf-8").split("\n")  # a number a line, for a reader of diffs
+    assert lines[:2] == ["{", '  "name": "some-run",'] and lines[-2:] == ["}", ""]
+
+
+def test_one_seed_has_no_deviation_and_texts_and_the_seed_are_not_summed_up(tmp_path):
+    rows = {"a": [{"seed": 3, "w1": 0.5, "found": 8, "note": "slow"}]}
+    records.save("x", {}, rows, {}, {}, tmp_path)
+    summary = records.load("x", tmp_path)["summary"]
+    assert summary == {
+        "a": {"w1": {"mean": 0.5, "deviation": 0.0}, "found": {"mean": 8.0, "deviation": 0.0}}
+    }
+
+
+def test_a_row_without_a_number_of_the_first_is_refused_and_more_is_not(tmp_path):
+    first, more = (
+        {"seed": 0, "w1": 0.5, "found": 8, "note": "x"},
+        {"seed": 1, "w1": 1.0, "found": 1},
+    )
+    records.save("x", {}, {"a": [first, more | {"extra": 1}]}, {}, {}, tmp_path)
+    for name in ("w1", "found"):
+        row = {key: value for key, value in more.items() if key != name}
+        with pytest.raises(ValueError, match=rf"each row of 'b' must hold \['{name}'\]"):
+            records.save("x", {}, {"a": [first], "b": [first, row]}, {}, {}, tmp_path)
+    for wrong in (math.inf, -math.inf, math.nan):
+        with pytest.raises(ValueError, match=r"extra must be finite, got .* in 'a'"):
+            records.save("x", {}, {"a": [first, more | {"extra": wrong}]}, {}, {}, tmp_path)
+
+
+def test_pictures_are_gray_bytes_and_come_back(tmp_path):
+    gray = torch.randint(256, (5, 7), generator=torch.Generator().manual_seed(0)).byte()
+    text = records.picture(gray)
+    assert torch.equal(records.pixels(text), gray)
+    assert base64.b64decode(text).startswith(b"\x89PNG")
+    for wrong in (gray.float(), gray[None], gray[0]):
+        with pytest.raises(ValueError, match=r"pixels must be uint8 \[h, w\], got torch"):
+            records.picture(wrong)
+    for wrong in ("no base 64!", base64.b64encode(b"no picture").decode()):
+        with pytest.raises(ValueError, match=f"text must be a PNG in base 64, got '{wrong[:9]}"):
+            records.pixels(wrong)
+
+
+def test_the_machine_is_the_one_that_python_and_linux_describe(monkeypatch):
+    machine = records.machine()
+    assert machine["cores"] == os.cpu_count() and machine["system"] == platform.system()
+    assert machine["python"] == platform.python_version()
+    assert machine["torch"] == torch.__version__ and machine["numpy"] == np.__version__
+    assert ("accelerator" in machine) == torch.cuda.is_available()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    assert records.machine()["accelerator"] == "a GPU"
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (
+            "processor : 0\nmodel name\t: A: fast one \nflags : x\nmodel name\t: other\n",
+            "A: fast one",
+        ),
+        ("processor : 0\n", platform.machine()),
+        (None, platform.processor() or platform.machine()),
+    ],
+)
+def test_the_processor_has_the_name_that_linux_gives_it_or_its_kind(said, expected, monkeypatch):
+    def read(path, encoding):
+        if said is None:
+            raise FileNotFoundError
+        return said
+
+    monkeypatch.setattr(Path, "read_text", read)
+    found = records.machine()["processor"]
+    monkeypatch.undo()
+    assert found == expected
 
 
 def test_a_package_that_is_missing_is_said_to_be_so(monkeypatch):

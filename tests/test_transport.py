@@ -236,6 +236,18 @@ def test_the_mean_between_two_uniform_samples_on_the_line_has_its_limit():
     assert ((scaled - math.sqrt(math.pi) / 4).abs() < error + 0.003).all()
 
 
+def test_a_rate_is_made_of_the_distances_of_fresh_pairs():
+    draw, generator = uniform(2), torch.Generator().manual_seed(3)
+    rate = empirical_rate(draw, [4, 9], q=2, repeats=3, seed=3)
+    rows = np.array(
+        [[wasserstein(draw(n, generator), draw(n, generator), 2) for _ in range(3)] for n in (4, 9)]
+    )
+    np.testing.assert_allclose(rate.mean, rows.mean(1))
+    np.testing.assert_allclose(rate.deviation, rows.std(1, ddof=1))
+    [first, last] = np.log(rows.mean(1))
+    assert rate.slope == pytest.approx((last - first) / math.log(9 / 4))
+
+
 X, Y = np.zeros((3, 2)), np.ones((4, 2))
 
 
@@ -286,6 +298,11 @@ def test_memory_grows_with_the_product_of_the_sizes_and_on_the_line_with_their_s
     assert memory_needed(1000, 2000, 2) == memory_needed(1000, 2000, 3) == 48 * 1000 * 2000
     assert memory_needed(1000, 1000, 3) == 24 * 1000 * 1000
     assert memory_needed(10**6, 10**6, 1) < 1e9
+    assert memory_needed(1, 39, 1) == memory_needed(39, 1, 1) == 20 * memory_needed(1, 1, 1) > 0
+    for wrong in ({"n": 0, "m": 1, "d": 1}, {"n": 1, "m": 0, "d": 1}, {"n": 1, "m": 1, "d": 0}):
+        [name] = [name for name, value in wrong.items() if not value]
+        with pytest.raises(ValueError, match=f"{name} must be >= 1, got 0"):
+            memory_needed(**wrong)
     assert 0 < memory_free() <= psutil.virtual_memory().total
 
 
@@ -322,7 +339,7 @@ def test_a_control_group_s_limit_counts(version, groups, left, tmp_path, monkeyp
             limit = 2**63 - 4096
         for name, value in ((names[0], limit), (names[1], used)):
             (group / name).write_text(f"{value}\n", encoding="utf-8")
-        stat = f"cache 5\n{names[2]} {cached}\n"
+        stat = f"cache 5\n{names[2]} {cached}\n" if cached else "cache 5\n"
         (group / "memory.stat").write_text(stat, encoding="utf-8")
     monkeypatch.setattr(_memory, "GROUPS", tmp_path)
     monkeypatch.setattr(_memory, "OWN_GROUP", tmp_path / "own")
@@ -363,6 +380,18 @@ def test_the_weights_of_a_wide_type_must_add_up_to_one_more_closely():
     wasserstein(torch.zeros(50, 2), torch.ones(50, 2), 1, share.bfloat16())
     with pytest.raises(ValueError, match="y_weights must add up to 1"):
         wasserstein(torch.zeros(50, 2), torch.ones(2, 2), 1, None, torch.tensor([0.5, 0.51]).half())
+
+
+@pytest.mark.parametrize("kind", ["float16", "float32"])
+def test_the_weights_of_an_array_may_miss_one_by_the_rounding_of_its_type(kind):
+    x, y, off = np.zeros((2, 1)), np.ones((2, 1)), np.finfo(kind).eps / 2
+    share = np.array([0.5, 0.5 + off], kind)  # the sum of the two is 1 + off in float64
+    assert 0 < float(share.astype(float).sum()) - 1 <= np.finfo(kind).eps
+    assert wasserstein(x, y, 1, share) == pytest.approx(1)
+    for wrong in ([0.5, 0.5 + 1e-5], np.array([0.5, 0.5 + 1e-5])):
+        with pytest.raises(ValueError, match="x_weights must add up to 1"):
+            wasserstein(x, y, 1, wrong)
+    assert wasserstein(x, y, 1, np.array([1, 0]), [0, 1]) == 1  # of integers, and of a list
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,8 @@ class Ball(ABC):
         elif isinstance(self.eps, np.ndarray | list | tuple):
             object.__setattr__(self, "eps", torch.as_tensor(self.eps))
         try:
-            eps = torch.as_tensor(self.eps)
+            wide = torch.float64 if isinstance(self.eps, float) else None
+            eps = torch.as_tensor(self.eps, dtype=wide)
         except (TypeError, ValueError, RuntimeError):  # a text, or a number beyond all floats
             got = f"{self.eps!r}"[:40]
             raise ValueError(f"eps must be a number or a tensor [n], got {got}") from None

@@ -66,6 +66,7 @@ class Fingerprint:
 
     def add(self, name: str, value: Any) -> None:
         """Describe a thing under a name, and all that is in it under longer ones."""
+        value = value.item() if isinstance(value, np.generic) else value  # NumPy's numbers
         if isinstance(value, PLAIN):
             self.settings[name] = value if isinstance(value, str) else repr(value)
         elif isinstance(value, Tensor | np.ndarray):
@@ -216,8 +217,7 @@ def _numbers(array: Tensor | np.ndarray) -> str:
     tensor = torch.as_tensor(array)
     if tensor.numel() == 1:
         return str(tensor.tolist())
-    kind = str(tensor.dtype).removeprefix("torch.")
-    return f"{kind} {list(tensor.shape)} CRC-32 {checksum(tensor):08x}"
+    return f"{str(tensor.dtype)[6:]} {list(tensor.shape)} CRC-32 {checksum(tensor):08x}"
 
 
 def _is_own(thing: type | FunctionType) -> bool:

@@ -214,13 +214,12 @@ def searched(model: nn.Module) -> Iterator[None]:
 
     A compiled model's backward pass makes the gradients of all that asks for one.
     """
-    trained, mode = trained_parameters(model), model.training
+    trained = trained_parameters(model)
     modes = [(layer, layer.training) for layer in model.modules()]
     model.eval().requires_grad_(False)
     try:
         yield
     finally:
-        model.train(mode)
         for layer, training in modes:
             layer.training = training
         for p in trained:
