@@ -2,12 +2,14 @@
 
 A kind draws what the rows of every variant hold under the names, and returns an alt text that says
 it in numbers: dots for numbers, curves for lists over epochs or steps, classes for lists over
-classes, digits for lists of small images, and two kinds of their own for two records.
+classes, digits for lists of small images, mosaics for stored pictures, and three kinds of their own
+for three records.
 """
 
 import base64
 import html
 import io
+from math import ceil
 from statistics import fmean
 
 import numpy as np
@@ -121,6 +123,41 @@ def digits(record, name):
     return figure, f"Rows of {shown} images each: {', '.join(rows)}."
 
 
+def mosaics(record, name):
+    """The stored picture of each variant, of its first seed: many images in one."""
+    from lib.runs.records import pixels
+
+    stored = {v: pixels(r[0][name]) for v, r in record["results"].items() if name in r[0]}
+    figure, axes = _panels(3, 1, rows=ceil(len(stored) / 3))
+    height, width = next(iter(stored.values())).shape
+    figure.set_figheight(7.2 / 3 * height / width * ceil(len(stored) / 3) + 0.3)
+    for panel, (variant, image) in zip(axes, stored.items(), strict=False):
+        panel.imshow(image, vmin=0, vmax=255)
+        panel.set_title(variant)
+    for panel in axes:
+        panel.set_axis_off()
+    return figure, f"{_words(name)}: one picture each of {', '.join(stored)}."
+
+
+def surfaces(record):
+    """The loss on a plane through the trained network of each variant, of its first seed."""
+    stored = {
+        v: np.array(r[0]["surface"]) for v, r in record["results"].items() if "surface" in r[0]
+    }
+    figure, axes = _panels(len(stored), 1.9)
+    least, most = (f([f(values) for values in stored.values()]) for f in (np.min, np.max))
+    ends, levels = np.array([-1, 1]) * record["settings"]["extent"], np.geomspace(least, most, 13)
+    said = []
+    for panel, (variant, values) in zip(axes, stored.items(), strict=True):
+        side = np.linspace(*ends, len(values))
+        panel.contourf(side, side, values, levels, cmap="viridis", norm="log")
+        panel.set(title=variant, aspect="equal", xticks=ends, yticks=ends)
+        panel.grid(False)
+        said.append(f"{variant} {(values < 2 * values.min()).mean():.0%}")
+    share = "The share of the plane on which the loss is below twice its least value"
+    return figure, f"{share}: {', '.join(said)}."
+
+
 def networks(record, *attacks):
     """Accuracy under each attack for each network, in the image box, at two radii."""
     figure, axes = _panels(2, 3.0)
@@ -159,11 +196,12 @@ def rates(record):
     return figure, f"W1 against n on logarithmic axes; slopes by dimension: {', '.join(said)}."
 
 
-def _panels(number, height):
+def _panels(number, height, rows=1):
+    """A figure with this many panels in each row; all panels, row by row."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, number, figsize=(7.2, height), squeeze=False)
-    return figure, list(axes[0])
+    figure, axes = plt.subplots(rows, number, figsize=(7.2, height), squeeze=False)
+    return figure, list(axes.flat)
 
 
 WORDS = {
@@ -179,6 +217,11 @@ WORDS = {
     "losses": "training loss",
     "w1_features_by_step": "W1 of features to the target",
     "robust_classes": "robust accuracy",
+    "grid": "generated digits",
+    "along": "digits along the training",
+    "ways": "digits on straight ways between noise variables",
+    "sure": "share that can be read",
+    "sure_by_step": "share that can be read",
 }
 
 
@@ -186,4 +229,5 @@ def _words(name):
     return WORDS.get(name, name.replace("_", " "))
 
 
-KINDS = {kind.__name__: kind for kind in (dots, curves, classes, digits, networks, rates)}
+DRAWN = dots, curves, classes, digits, mosaics, surfaces, networks, rates
+KINDS = {kind.__name__: kind for kind in DRAWN}
