@@ -104,7 +104,6 @@ def test_what_differs_is_named(was, now, said):
         (Path("a"), Path("b")),
         (torch.device("cpu"), torch.device("meta")),
     ],
-    ids=str,
 )
 def test_what_does_not_count_is_not_told(was, now):
     if isinstance(was, nn.Module):
