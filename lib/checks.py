@@ -206,13 +206,15 @@ def checked_by(check: Callable[..., None]) -> Callable[[Callable[P, R]], Callabl
     names = list(inspect.signature(check).parameters)
 
     def decorated(function: Callable[P, R]) -> Callable[P, R]:
-        signature = inspect.signature(function)
+        parameters = inspect.signature(function).parameters.values()
+        order = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+        defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
 
         @wraps(function)
         def checked(*arguments: P.args, **keywords: P.kwargs) -> R:
-            given = signature.bind(*arguments, **keywords)
-            given.apply_defaults()
-            check(*(given.arguments[name] for name in names))
+            given = defaults | dict(zip(order, arguments, strict=False)) | keywords
+            if all(name in given for name in names):  # else the function says what is missing
+                check(*(given[name] for name in names))
             return function(*arguments, **keywords)
 
         return checked

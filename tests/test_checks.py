@@ -136,8 +136,9 @@ def test_a_check_before_a_function_sees_the_arguments_that_it_names_and_the_defa
     assert f(1, 2) == (1, 2, (), 3, {}) and f.__doc__ == "Documented." and f.__name__ == "f"
     assert f(1, 2, 4, 5, steps=6, x=7) == (1, 2, (4, 5), 6, {"x": 7})
     assert f(rho=8, a=9) == (9, 8, (), 3, {})
-    assert seen == [(2, 3), (2, 6), (8, 3)]
+    assert f(1, 2, 4, 5) == (1, 2, (4, 5), 3, {})
+    assert seen == [(2, 3), (2, 6), (8, 3), (2, 3)]
     with pytest.raises(ValueError, match="rho must be"):
         f(1, -1)
-    with pytest.raises(TypeError, match="missing a required argument: 'rho'"):
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'rho'"):
         f(1)
