@@ -135,12 +135,11 @@ def ball_stability(
     def gradient(model: nn.Module, a: Tensor, b: Tensor) -> Tensor:
         best = risk_gradient(model, a, b, loss)
         worst, g = [p.grad for p in model.parameters()], gradient_row(model)
-        points: list[L2 | Tensor] = [L2(alpha) for alpha in alphas]
-        eta = torch.zeros_like(g)
-        if generator is not None:
-            points.insert(0, ball.sample(g.shape, generator).to(g))
-        for step in points:
-            eta = step if torch.is_tensor(step) else ball.project(eta + step.lmo(g))
+        eta, lengths = torch.zeros_like(g), alphas
+        if generator is not None:  # its gradient is not known yet: the first step has length 0
+            eta, lengths = ball.sample(g.shape, generator).to(g), [0.0, *alphas]
+        for length in lengths:
+            eta = ball.project(eta + L2(length).lmo(g))
             with moved(model, eta):
                 risk = risk_gradient(model, a, b, loss)
             g = gradient_row(model)
