@@ -2,8 +2,8 @@
 
 A kind draws what the rows of every variant hold under the names, and returns an alt text that says
 it in numbers: dots for numbers, curves for lists over epochs or steps, classes for lists over
-classes, digits for lists of small images, mosaics for stored pictures, and three kinds of their own
-for three records.
+classes, digits for lists of small images, mosaics for stored pictures, and four kinds of their own
+for four records.
 """
 
 import base64
@@ -139,6 +139,18 @@ def mosaics(record, name):
     return figure, f"{_words(name)}: one picture each of {', '.join(stored)}."
 
 
+def points(record):
+    """The samples in the plane of each variant, of its first seed."""
+    rows = {v: r[0] for v, r in record["results"].items() if "samples" in r[0]}
+    figure, axes = _panels(len(rows), 1.7)
+    ends = np.array([-1, 1]) * 1.05 * max(np.abs(row["samples"]).max() for row in rows.values())
+    for panel, (variant, row) in zip(axes, rows.items(), strict=True):
+        panel.scatter(*np.array(row["samples"]).T, s=1.5, lw=0)
+        panel.set(title=variant, aspect="equal", xticks=[], yticks=[], xlim=ends, ylim=ends)
+    near = ", ".join(f"{v} {row['near']:.0%}" for v, row in rows.items())
+    return figure, f"Samples of the first seed; the share near a Gaussian: {near}."
+
+
 def surfaces(record):
     """The loss on a plane through the trained network of each variant, of its first seed."""
     stored = {
@@ -229,5 +241,5 @@ def _words(name):
     return WORDS.get(name, name.replace("_", " "))
 
 
-DRAWN = dots, curves, classes, digits, mosaics, surfaces, networks, rates
+DRAWN = dots, curves, classes, digits, mosaics, points, surfaces, networks, rates
 KINDS = {kind.__name__: kind for kind in DRAWN}
