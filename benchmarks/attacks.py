@@ -29,7 +29,7 @@ warnings.simplefilter("ignore")  # the peers' own
 BALLS = {"linf": LInf(0.1), "l2": L2(1.5)}
 LARGE = {"linf": LInf(0.3), "l2": L2(3.0)}  # hardly a sample of an undefended model is left
 ARCHITECTURES = {"mlp": models.mlp, "cnn": models.cnn}
-EFFORTS = {"default": {}, "thorough": {"steps": 40}, "masked": {"steps": 40, "restarts": 2}}
+EFFORTS = {"default": {}, "thorough": {"steps": 40}, "masked": {"steps": 50}}
 SATURATED = 30.0  # times what a trained tanh layer was given
 Attack = Callable[[Tensor, Tensor], Tensor]
 

@@ -566,7 +566,19 @@ def test_a_certificate_that_is_not_trusted_is_named(cache, monkeypatch):
         raise requests.exceptions.SSLError("certificate verify failed: self-signed")
 
     monkeypatch.setattr(requests, "get", refuse)
-    fails_to_load(File("x", sha256(CONTENT), ("https://x.invalid/x",)), "REQUESTS_CA_BUNDLE")
+    file = File("x", sha256(CONTENT), ("https://x.invalid/x",))
+    fails_to_load(file, "https://x.invalid/x: its certificate is not trusted (set REQUESTS_CA_B")
+
+
+def test_any_other_failure_is_told_by_its_first_line_and_its_type(cache, monkeypatch):
+    import requests
+
+    def fail(*_, **__):
+        raise RuntimeError("...no luck today.\nAt all.")
+
+    monkeypatch.setattr(requests, "get", fail)
+    file = File("x", sha256(CONTENT), ("https://x.invalid/x",))
+    fails_to_load(file, "https://x.invalid/x: ...no luck today (RuntimeError). Put the file")
 
 
 # The full sets, in miniature: the same formats with other content

@@ -65,8 +65,8 @@ def attack(
     loss: cross-entropy sees each sample's logits scaled to one spread, so that a factor of the
     logits changes nothing; another loss sees them as they are. Where the loss has no gradient the
     margin is climbed, and where that has none either a step is random, with a NoGradientWarning
-    if that is so at every point. Thorough: ``steps=40``, and ``restarts=2`` for a model that may
-    hide its gradient.
+    if that is so at every point. Thorough: ``steps=40``, or 50 for a model that may hide its
+    gradient.
 
     An ℓ2 step ends on the projection on bounds and the ball, or on one at most 0.1 % smaller.
     Raises ValueError for a model in training mode or without a gradient, for inputs outside bounds

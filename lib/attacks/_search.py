@@ -175,9 +175,8 @@ class Search:
         least, most = total.aminmax()
         if not 0 < float(least) <= float(most) < torch.inf:  # NaN fails too
             [rest] = torch.where(~((total > 0) & (total < torch.inf)))
-            g, some = g.clone(), climbers.part(rest)
-            g[rest], flat = self.gradient_of_margin(some, look.points[rest], g[rest])
-            none = some.sample[flat]
+            g = g.clone()
+            none = climbers.sample[self.replace_flat_(g, rest, climbers, look)]
         if self.flat is None:  # the first time, of all that are searched
             self.flat = none
         elif len(self.flat):
@@ -185,25 +184,28 @@ class Search:
             self.flat = self.flat[~torch.isin(self.flat, seen)]
         return g
 
-    def gradient_of_margin(
-        self, climbers: Climbers, points: Tensor, g: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Gradients in place of g where that is 0, and which samples have none: theirs are random.
+    def replace_flat_(self, g: Tensor, rest: Tensor, climbers: Climbers, look: Look) -> Tensor:
+        """Of these rows put the margin's gradient where g is 0; returns where that is 0 too.
 
-        A g whose squares over- or underflow is kept.
+        There g becomes random, and the step begins at the worst point so far. A g whose squares
+        over- or underflow is kept.
         """
-        g = g.nan_to_num(nan=0.0)
-        flat = g.flatten(1).abs().amax(1) == 0
-        if flat.any():
-            leaf, logits = self.evaluate(points[flat], graph=True)
-            [lead] = torch.autograd.grad(margin(logits, climbers.b[flat]).sum(), leaf)
-            g[flat] = lead.nan_to_num(nan=0.0)
-            flat = g.flatten(1).abs().amax(1) == 0
-            draw = torch.randn(
-                g[flat].shape, generator=self.generator, device=self.generator.device
-            )
-            g[flat] = draw.to(g)
-        return g, flat
+        g[rest] = known = g[rest].nan_to_num(nan=0.0)
+        flat = rest[known.flatten(1).abs().amax(1) == 0]
+        if len(flat) == 0:
+            return flat
+        leaf, logits = self.evaluate(look.points[flat], graph=True)
+        [lead] = torch.autograd.grad(margin(logits, climbers.b[flat]).sum(), leaf)
+        lead = lead.nan_to_num(nan=0.0)
+        still = lead.flatten(1).abs().amax(1) == 0
+        draw = torch.randn(
+            lead[still].shape, generator=self.generator, device=self.generator.device
+        )
+        lead[still] = draw.to(lead)
+        g[flat], flat = lead, flat[still]
+        lower = flat[look.value[flat] < climbers.value[flat]]
+        look.points[lower] = climbers.worst[lower]
+        return flat
 
     def projection(self, climbers: Climbers) -> Function:
         """``v -> `` the input nearest to v, or nearly so, within bounds and the ball around a."""
