@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -536,6 +537,21 @@ def test_the_same_network_object_goes_on_from_where_it_stopped(tmp_path):
         next(model.parameters()).add_(0.1)  # neither as at the beginning nor as it stopped
     with pytest.raises(CheckpointError, match=r"model's initial 0\.2\.weight was"):
         fit(model, epochs=4, **run)
+
+
+def test_the_names_in_a_checkpoint(tmp_path):
+    """They stay, so that a checkpoint of today can be gone on with tomorrow."""
+    path = tmp_path / "run.pt"
+    fit(network(), images(), erm(), epochs=1, checkpoint=path)
+    state = load(path)
+    parts = {"run", "model", "optimizer", "schedule", "sampler", "update's state"}
+    assert state.keys() == parts | {"generators", "settings", "options"}
+    assert state["generators"].keys() == {"order", "torch cpu"}
+    own = {"update", "update's loss", "batch_size", "schedule_each", "images", "labels"}
+    session = {"seed", "precision", "compile", "channels_last"}
+    named = {name for name in state["settings"] if not re.search(r"model|optimizer\[", name)}
+    assert named == own | session | parts - {"model"}
+    assert state["settings"]["seed"] == "0"  # the default
 
 
 def test_where_and_how_long_and_how_often_may_change(tmp_path):

@@ -830,3 +830,30 @@ def test_no_parameter_asks_for_a_gradient_while_the_attack_searches(update):
     update(model.train(), a, b)
     assert seen == {(False, False, False, False, False), (True, True, True, True, False)}
     assert [p.requires_grad for p in model.parameters()] == [True, True, True, False]
+
+
+def test_an_update_says_what_it_is():
+    """By these names a checkpoint knows it: renamed, they would make old checkpoints foreign."""
+    ball, search_for = LInf(0.1), partial(attack, ball=LInf(0.1))
+    box, draws = (0.0, 1.0), torch.Generator()
+    loss = partial(cross_entropy)
+    search = {"ball": ball, "step_size": [0.125, 0.125], "bounds": box}
+    for update, settings in (
+        (erm(loss), {"name": "erm"}),
+        (adversarial(search_for, loss=loss), {"name": "adversarial", "attack": search_for}),
+        (
+            danskin(ball, k=3, steps=2, weight_decay=0.5, loss=loss, generator=draws),
+            {"name": "danskin", **search, "k": 3, "weight_decay": 0.5},
+        ),
+        (
+            sharpness_aware(0.1, loss=loss, per_sample=True),
+            {"name": "sharpness_aware", "rho": 0.1, "per_sample": True},
+        ),
+        (
+            ball_stability(0.5, steps=2, loss=loss),
+            {"name": "ball_stability", "eps": 0.5, "step_size": [1.0, 0.5]},
+        ),
+    ):
+        assert update.settings == settings | {"loss": loss}
+    assert danskin(ball, generator=draws).generators == (draws,)
+    assert danskin(ball).settings["k"] == 10 and erm().generators == ()
