@@ -930,6 +930,27 @@ def test_a_model_without_any_gradient_is_told_by_how_many_samples():
         attack(lambda z: stairs(z).detach(), a, b, LInf(0.1))
 
 
+def test_a_step_at_random_begins_at_the_worst_point_so_far():
+    met = []
+
+    class Watched(Staircase):
+        def forward(self, a):
+            if not met or not torch.equal(met[-1], a):  # the margin's gradient asks once more
+                met.append(a.detach().clone())
+            return super().forward(a)
+
+    a, b = torch.full((1, 6), 0.3), torch.ones(1, dtype=torch.int64)
+    with pytest.warns(NoGradientWarning):
+        z = attack(Watched().eval(), a, b, LInf(0.05), step_size=0.02, steps=40)
+    stairs, back = [int((4 * point.sum()).floor()) for point in met], 0
+    for k in range(1, len(met)):
+        least = min(stairs[:k])  # of several as low the first is kept, unless one was just met
+        begun = k - 1 if stairs[k - 1] == least else stairs.index(least)
+        assert (met[k] - met[begun]).abs().max() <= 0.02 + 1e-6
+        back += bool((met[k] - met[k - 1]).abs().max() > 0.02 + 1e-6)
+    assert len(met) == 41 and back > 5 and torch.equal(z, met[stairs.index(min(stairs))])
+
+
 # --- masks
 
 

@@ -30,21 +30,21 @@ PARTS = "lib", "tests", "experiments", "tools", "book", "pyproject.toml"  # what
 
 KILLED = {"killed", "timeout", "segfault"}
 TESTS = {  # tests/test_*.py, by wing; and the boundaries of all
-    "attacks": "attacks inputs",
-    "balls": "balls inputs",
+    "attacks": "attacks cuda inputs",
+    "balls": "balls cuda inputs",
     "checks": "checks inputs*",
-    "danskin": "danskin inputs_training",
+    "danskin": "danskin cuda inputs_training",
     "data": "data mnist cifar10 phantoms saliency_retina inputs_elsewhere",
-    "fairness": "fairness inputs_training",
+    "fairness": "fairness cuda inputs_training",
     "games": "games inputs_elsewhere",
-    "gan": "gan* inputs_measures",
-    "lipschitz": "lipschitz inputs_measures",
+    "gan": "gan* cuda inputs_measures",
+    "lipschitz": "lipschitz cuda inputs_measures",
     "models": "models inputs_elsewhere",
     "pages": "exercises interactive plots inputs_elsewhere",
     "runs": "checkpoints fingerprints records session processes inputs_elsewhere",
-    "sharpness": "sharpness inputs_training",
+    "sharpness": "sharpness cuda inputs_training",
     "training": "training updates checkpoints cuda inputs_training",
-    "transport": "transport inputs_measures",
+    "transport": "transport cuda inputs_measures",
 }
 
 
