@@ -20,12 +20,39 @@ import pytest
 import torch
 from torch import nn
 
+from lib import models
+
 SECONDS = 10
 REMEDY = re.compile(
     r"must|need|pass |give|call |choose|take|use |leave|look |ask|divide|number the|try |draw |"
     r"add one|expects|is it |reduction|let it"
 )
 ADDRESS = re.compile(r" at 0x[0-9a-f]+>")
+
+# Inputs, labels and networks for what is asked of classifiers.
+A = torch.rand(4, 1, 2, 2, generator=torch.Generator().manual_seed(0)) * 0.9 + 0.05
+B = torch.tensor([0, 1, 2, 1])
+NET = models.mlp((1, 2, 2), (5,), 3, mean=0.0, std=1.0).eval()
+
+
+class Ending(nn.Module):
+    """A network whose logits go through a function, or whose input does."""
+
+    def __init__(self, end=lambda z: z, begin=lambda a: a):
+        super().__init__()
+        self.net, self.begin, self.end = models.mlp((1, 2, 2), (5,), 3), begin, end
+
+    def forward(self, a):
+        return self.end(self.net(self.begin(a)))
+
+
+def ending(end):
+    return Ending(end).eval()
+
+
+IN_PLACE = Ending(begin=lambda a: a.sub_(0.1)).eval()
+PARTLY = models.mlp((1, 2, 2), (5,), 3).eval()
+PARTLY[2].train()
 
 
 class Call(NamedTuple):

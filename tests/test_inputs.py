@@ -13,8 +13,22 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from inputs import Raises, call, count, examine, like, near, rows
-from torch import nn
+from inputs import (
+    IN_PLACE,
+    NET,
+    PARTLY,
+    A,
+    B,
+    Ending,
+    Raises,
+    call,
+    count,
+    ending,
+    examine,
+    like,
+    near,
+    rows,
+)
 
 from lib import models
 from lib.attacks import (
@@ -142,7 +156,7 @@ def f(eta):
     return (eta * torch.tensor([2.0, -1.0, 0.5])).sum(1)
 
 
-INFINITE = Raises(FloatingPointError, "^f.s gradient is not finite: look for NaN and infinity in f$")
+INFINITE = Raises(FloatingPointError, "^f.s gradient is not finite: look for NaN and infinity in f")
 ZERO, G = torch.zeros(2, 3), torch.tensor([[3.0, -1.0, 0.0], [1.0, 1.0, 1.0]])
 DESCEND = {
     "fgsm of a mean": (call(fgsm, lambda e: f(e).mean(), ZERO, LInf(0.1)), r"f must .*\[2\].*\[\]"),
@@ -235,31 +249,6 @@ LOSSES = {
 @rows(DESCEND, LOSSES)
 def test_ascent_and_losses(asked, expected):
     examine(asked, expected)
-
-
-A = torch.rand(4, 1, 2, 2, generator=torch.Generator().manual_seed(0)) * 0.9 + 0.05
-B = torch.tensor([0, 1, 2, 1])
-NET = models.mlp((1, 2, 2), (5,), 3, mean=0.0, std=1.0).eval()
-
-
-class Ending(nn.Module):
-    """A network whose logits go through a function, or whose input does."""
-
-    def __init__(self, end=lambda z: z, begin=lambda a: a):
-        super().__init__()
-        self.net, self.begin, self.end = models.mlp((1, 2, 2), (5,), 3), begin, end
-
-    def forward(self, a):
-        return self.end(self.net(self.begin(a)))
-
-
-def ending(end):
-    return Ending(end).eval()
-
-
-IN_PLACE = Ending(begin=lambda a: a.sub_(0.1)).eval()
-PARTLY = models.mlp((1, 2, 2), (5,), 3).eval()
-PARTLY[2].train()
 
 
 def within(eps, low=0.0, high=1.0):

@@ -7,7 +7,21 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from inputs import Raises, anything, call, examine, like, near, rows
+from inputs import (
+    IN_PLACE,
+    NET,
+    A,
+    B,
+    Ending,
+    Raises,
+    anything,
+    call,
+    ending,
+    examine,
+    like,
+    near,
+    rows,
+)
 from torch import nn
 
 from lib import fairness, models, sharpness
@@ -29,29 +43,6 @@ from lib.training import (
 NAN, INF = math.nan, math.inf
 HUGE, TINY = 1e30, 1e-30
 LINF = LInf(0.1)
-A = torch.rand(4, 1, 2, 2, generator=torch.Generator().manual_seed(0)) * 0.9 + 0.05
-B = torch.tensor([0, 1, 2, 1])
-NET = models.mlp((1, 2, 2), (5,), 3, mean=0.0, std=1.0).eval()
-
-
-class Ending(nn.Module):
-    """A network whose logits go through a function, or whose input does."""
-
-    def __init__(self, end=lambda z: z, begin=lambda a: a):
-        super().__init__()
-        self.net, self.begin, self.end = models.mlp((1, 2, 2), (5,), 3), begin, end
-
-    def forward(self, a):
-        return self.end(self.net(self.begin(a)))
-
-
-def ending(end):
-    return Ending(end).eval()
-
-
-IN_PLACE = Ending(begin=lambda a: a.sub_(0.1)).eval()
-PARTLY = models.mlp((1, 2, 2), (5,), 3).eval()
-PARTLY[2].train()
 
 
 def share(result):
