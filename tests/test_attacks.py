@@ -687,8 +687,38 @@ def test_other_bounds_and_a_custom_loss():
     assert (margin(net(free), b) >= margin(net(a), b)).all() and (free < 0).any()
 
 
+@pytest.mark.parametrize("Ball", BALLS)
+def test_of_all_points_met_the_one_of_highest_loss_is_kept_whatever_the_loss(Ball):
+    net, a, b = problem(n=12)
+    met = []
+
+    def watched(z):
+        met.append(z.detach().clone())
+        return net(z)
+
+    def loss(logits, b):  # to the attack a loss that it does not know
+        return cross_entropy(logits, b)
+
+    z = attack(watched, a, b, Ball(0.4), steps=20, loss=loss)
+    best = torch.stack([loss(net(points), b) for points in met if len(points) == 12]).amax(0)
+    torch.testing.assert_close(loss(net(z), b), best, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("Ball", BALLS)
+def test_an_infinite_gradient_is_climbed(Ball):
+    """The root's slope at 0; a step of infinite length would be NaN."""
+
+    def roots(a):
+        root = a.sqrt().sum(1)
+        return torch.stack([1 - root, root], 1)
+
+    a, b = torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64)
+    z = attack(roots, a, b, Ball(0.3))
+    assert (roots(z)[:, 1] > 0.5).all()  # misclassified
+
+
 def test_rounding_never_leaves_the_bounds():
-    for seed, bounds in enumerate([(-0.3, 0.7), (-0.1, 0.9), (0.0, 1.0)]):
+    for seed, bounds in enumerate([(-0.3, 0.7), (-0.7, 0.3), (-0.1, 0.9), (-0.9, 0.1), (0.0, 1.0)]):
         rng = torch.Generator().manual_seed(seed)
         low, high = torch.tensor(bounds)
         a = (low + (high - low) * torch.rand(200, 50, generator=rng)).clamp(low, high)
