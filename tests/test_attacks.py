@@ -742,6 +742,8 @@ def test_attack_works_under_no_grad_and_inference_mode():
         f, zero = loss_of(net, a, b), torch.zeros_like(a)
         assert (fgsm(f, zero, LInf(0.1)) != 0).any()
         moved = pga(f, zero, LInf(0.1), 0.05, 3)
+        made = a.clone(), b.clone()  # tensors of inference mode, which autograd refuses
+    torch.testing.assert_close(attack(net, *made, L2(0.3)), plain)
     assert not plain.requires_grad
     torch.testing.assert_close(moved, pga(loss_of(net, a, b), 0 * a, LInf(0.1), 0.05, 3))
 
