@@ -1,6 +1,7 @@
 """lib.runs.fingerprints: what tells two runs apart, and what does not."""
 
 import random
+import zlib
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -303,6 +304,42 @@ def test_many_differences_are_cut_short_and_the_innermost_left_out():
     assert changed(partial(squared, n=1), partial(power, n=2)) == ["it was squared, is power"]
     [said] = changed("x" * 200, "x" * 201)
     assert len(said) < 200 and said.count("CRC-32") == 2
+
+
+def test_every_constant_of_a_function_counts_and_those_of_functions_inside_it():
+    def line(x):
+        return 2 * x + 3
+
+    def steeper(x):
+        return 5 * x + 3
+
+    def inner(x):
+        return sorted(x, key=lambda y: 2 * y)[7:]
+
+    def other(x):
+        return sorted(x, key=lambda y: 5 * y)[7:]
+
+    def sums(x):
+        return sorted(x + x, key=lambda y: y)
+
+    def products(x):
+        return sorted(x * x, key=lambda y: y)
+
+    for was, now in ((line, steeper), (inner, other), (sums, products)):
+        now.__name__, now.__qualname__ = was.__name__, was.__qualname__
+        [said] = changed(was, now)
+        assert said.startswith("it's code was CRC-32")
+
+
+def test_the_code_of_a_library_does_not_count():
+    from jsonschema import validate  # pure Python, from a package that was installed
+
+    assert fingerprint(f=validate).settings == {"f": "validate"}
+
+
+def test_a_checksum_is_the_crc_32_of_the_bytes():
+    numbers = torch.arange(100, dtype=torch.uint8)
+    assert checksum(numbers[:60], numbers[60:]) == zlib.crc32(bytes(range(100)))
 
 
 def test_checksum_tells_data_apart_and_sees_values_not_layouts():

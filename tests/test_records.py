@@ -129,6 +129,9 @@ def test_nothing_is_left_where_a_record_cannot_be_written(tmp_path):
         records.save("x", {}, {"a": []}, {}, {}, tmp_path)
     with pytest.raises(ValueError, match="w1 must be finite, got nan"):
         records.save("x", {}, {"a": [{"seed": 0, "w1": float("nan")}]}, {}, {}, tmp_path)
+    with pytest.raises(ValueError, match="JSON compliant"):  # outside of the rows too
+        records.save("x", {"lr": math.nan}, {"a": [{"seed": 0, "w1": 0.5}]}, {}, {}, tmp_path)
+    assert not list(tmp_path.iterdir())
     assert not list(tmp_path.iterdir())
 
 
