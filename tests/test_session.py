@@ -256,3 +256,13 @@ def test_the_networks_handed_in_are_the_ones_that_are_trained():
     session = Session(players)
     assert session.networks["critic"] is players["critic"]
     assert copy.copy(players).keys() == session.networks.keys()
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_images_lie_in_memory_as_the_kernels_do(channels_last):
+    kernel, images = nn.Conv2d(3, 2, 3), torch.rand(2, 3, 4, 4)
+    session = Session({"model": kernel}, channels_last=channels_last)
+    wanted = torch.channels_last if channels_last else torch.contiguous_format
+    for tensor in (session.laid_out(images), kernel.weight):
+        assert tensor.is_contiguous(memory_format=wanted)
+    assert torch.equal(session.laid_out(images), images)
