@@ -103,9 +103,13 @@ def test_settings_out_of_range_are_refused_before_the_first_cell(slip, said):
 
 
 def test_the_digits_of_the_record_can_be_read():
-    """Three quarters of what true digits get, every digit 3 %: the best constraint, and a GAN."""
-    summary = records.load("wgan-digits")["summary"]
-    needed = 0.75 * summary["target"]["sure"]["mean"]
+    """On each seed three quarters of what true digits get, every digit 3 %: a WGAN and a GAN."""
+    results = records.load("wgan-digits")["results"]
+    needed = [0.75 * row["sure"] for row in results["target"]]
+    assert len(needed) >= 3
     for games_ in (("clip", "penalty", "spectral"), ("vanilla", "vanilla-spectral")):
-        best = max((summary[game] for game in games_), key=lambda row: row["sure"]["mean"])
-        assert best["sure"]["mean"] >= needed and best["least_digit"]["mean"] >= 0.03
+        assert any(
+            all(row["sure"] >= share for row, share in zip(results[game], needed, strict=True))
+            and all(row["least_digit"] >= 0.03 for row in results[game])
+            for game in games_
+        )
