@@ -43,7 +43,7 @@ TESTS = {  # tests/test_*.py, by wing; and the boundaries of all
     "pages": "exercises interactive plots inputs_elsewhere",
     "runs": "checkpoints fingerprints records session processes inputs_elsewhere",
     "sharpness": "sharpness cuda inputs_training",
-    "training": "training updates checkpoints cuda inputs_training",
+    "training": "training updates cuda inputs_training",
     "transport": "transport cuda inputs_measures",
 }
 
