@@ -331,6 +331,11 @@ def test_every_constant_of_a_function_counts_and_those_of_functions_inside_it():
         assert said.startswith("it's code was CRC-32")
 
 
+def test_the_order_of_a_list_counts_and_that_of_a_set_does_not():
+    assert changed([1, 2], [2, 1]) and changed((1.5, 2.5), (2.5, 1.5))
+    assert not changed({"a", "b"}, {"b", "a"})
+
+
 def test_the_code_of_a_library_does_not_count():
     from jsonschema import validate  # pure Python, from a package that was installed
 
