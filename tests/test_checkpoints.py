@@ -257,6 +257,16 @@ def test_a_run_stopped_at_any_step_and_resumed_is_bit_identical(tmp_path, settin
     identical(train(settings, path, stopping_at(None), every=0.0), whole)
 
 
+@pytest.mark.parametrize("step", [6, 7])  # 4 minibatches an epoch: within the second one
+def test_fewer_epochs_than_were_begun_are_refused(tmp_path, step):
+    path = tmp_path / "run.pt"
+    with pytest.raises(Stopped):
+        train(everything, path, stopping_at(step), every=0.0)
+    with pytest.raises(CheckpointError, match="begun epoch 2, more than epochs=1: ask for epochs="):
+        train(everything, path, stopping_at(None), epochs=1)
+    train(everything, path, stopping_at(None), epochs=2)
+
+
 @pytest.mark.parametrize("step", [1, 3, 6, 12])
 def test_a_run_stopped_between_two_checkpoints_goes_on_from_the_earlier_one(tmp_path, step):
     path = tmp_path / "run.pt"
