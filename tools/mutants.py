@@ -31,20 +31,20 @@ PARTS = "lib", "tests", "experiments", "tools", "book", "pyproject.toml"  # what
 KILLED = {"killed", "timeout", "segfault"}
 TESTS = {  # tests/test_*.py, by wing; and the boundaries of all
     "attacks": "attacks cuda inputs",
-    "balls": "balls cuda inputs",
+    "balls": "balls inputs",
     "checks": "checks inputs*",
-    "danskin": "danskin cuda inputs_training",
+    "danskin": "danskin inputs_training",
     "data": "data mnist cifar10 phantoms saliency_retina inputs_elsewhere",
-    "fairness": "fairness cuda inputs_training",
+    "fairness": "fairness inputs_training",
     "games": "games inputs_elsewhere",
     "gan": "gan* cuda inputs_measures",
-    "lipschitz": "lipschitz cuda inputs_measures",
+    "lipschitz": "lipschitz inputs_measures",
     "models": "models inputs_elsewhere",
     "pages": "exercises interactive plots inputs_elsewhere",
     "runs": "checkpoints fingerprints records session processes inputs_elsewhere",
-    "sharpness": "sharpness cuda inputs_training",
-    "training": "training updates cuda inputs_training",
-    "transport": "transport cuda inputs_measures",
+    "sharpness": "sharpness inputs_training",
+    "training": "training updates checkpoints inputs_training",
+    "transport": "transport inputs_measures",
 }
 
 
