@@ -229,6 +229,8 @@ WORDS = {
     "losses": "training loss",
     "w1_features_by_step": "W1 of features to the target",
     "robust_classes": "robust accuracy",
+    "epoch_robust": "robust accuracy",
+    "epoch_loss": "training loss",
     "grid": "generated digits",
     "along": "digits along the training",
     "ways": "digits on straight ways between noise variables",
